@@ -1,0 +1,114 @@
+// Package host holds what this machine can do, as values. It finds nothing
+// out itself (host/probe does) and decides nothing (plan/compile does).
+package host
+
+// Answer has three values on purpose: "could not tell" is never cached and
+// never read as yes.
+type Answer string
+
+const (
+	Yes     Answer = "yes"
+	No      Answer = "no"
+	Unknown Answer = "unknown"
+)
+
+// Mechanism is one thing of the kernel or the system that a boundary needs.
+type Mechanism struct {
+	Name   string `json:"name"` // one of the constants below
+	Answer Answer `json:"answer"`
+	// Detail says what was tried and what came back, e.g.
+	// "clone(CLONE_NEWUSER): operation not permitted".
+	Detail string `json:"detail,omitempty"`
+	// Remedy is what the person can do; empty when the answer is yes.
+	Remedy string `json:"remedy,omitempty"`
+	// Level is a number where the mechanism has one (Landlock ABI).
+	Level int `json:"level,omitempty"`
+}
+
+// Names of mechanisms.
+const (
+	UserNamespaces = "user-namespaces" // clone(CLONE_NEWUSER) and a mount inside
+	MountAPI       = "mount-api"       // open_tree, mount_setattr (5.12), openat2 (5.6)
+	ProcMount      = "proc-mount"      // a fresh procfs in a new pid namespace
+	NetNamespace   = "net-namespace"
+	Seccomp        = "seccomp"        // filter mode
+	SeccompNotify  = "seccomp-notify" // SECCOMP_RET_USER_NOTIF
+	Landlock       = "landlock"       // Level is the ABI
+	Fuse           = "fuse"           // /dev/fuse can be opened and mounted in a user namespace
+	Overlay        = "overlay"        // unprivileged overlayfs with userxattr
+	PidMax         = "pid-max"        // kernel.pid_max per pid namespace (6.14)
+	CgroupV2       = "cgroup-v2"      // a delegated, writable cgroup v2 subtree
+	CgroupV1       = "cgroup-v1"      // writable v1 hierarchies (real root)
+	ClonePidfd     = "pidfd"
+)
+
+// Path is what is known of one host path that the policy names. Paths are
+// looked at without following a final symlink.
+type Path struct {
+	Kind string `json:"kind"` // KindAbsent and so on
+	// Real is the path with every symlink resolved; empty if absent.
+	Real string `json:"real,omitempty"`
+	// RealKind is the kind of Real.
+	RealKind string `json:"realKind,omitempty"`
+	UID      int    `json:"uid"`
+	Mode     uint32 `json:"mode"` // permission bits of Real
+}
+
+// Kinds of path.
+const (
+	KindAbsent  = "absent"
+	KindDir     = "dir"
+	KindFile    = "file"
+	KindSymlink = "symlink"
+	KindSocket  = "socket"
+	KindFifo    = "fifo"
+	KindDevice  = "device"
+	KindUnknown = "unknown" // could not be looked at; never treated as absent
+)
+
+// Found is a name in the workspace that a pattern of the policy matches.
+type Found struct {
+	Path string `json:"path"` // absolute
+	Kind string `json:"kind"`
+	// Pattern is the pattern text, as given to the scan.
+	Pattern string `json:"pattern"`
+}
+
+// Facts is everything that plan/compile may know of the machine. Same Policy
+// and same Facts give the same Plan, byte for byte.
+type Facts struct {
+	OS     string `json:"os"`
+	Arch   string `json:"arch"` // GOARCH
+	Kernel string `json:"kernel"`
+
+	UID    int    `json:"uid"`
+	GID    int    `json:"gid"`
+	Groups []int  `json:"groups,omitempty"`
+	User   string `json:"user"`
+	// Home is the home directory with symlinks resolved.
+	Home string `json:"home"`
+	// Container is "docker", "podman", ... when we are inside one.
+	Container string `json:"container,omitempty"`
+
+	Mechanisms []Mechanism `json:"mechanisms"`
+
+	// Paths has an entry for every literal path the policy names.
+	Paths map[string]Path `json:"paths,omitempty"`
+	// Found has every match of the policy's glob patterns in the workspace
+	// at the start, sorted by path.
+	Found []Found `json:"found,omitempty"`
+
+	CPUs        int   `json:"cpus"`
+	MemoryBytes int64 `json:"memoryBytes"`
+}
+
+// Mechanism returns the named mechanism; one that was not looked at is
+// Unknown.
+func (f *Facts) Mechanism(name string) Mechanism {
+	for _, m := range f.Mechanisms {
+		if m.Name == name {
+			return m
+		}
+	}
+	return Mechanism{Name: name, Answer: Unknown, Detail: "not tried"}
+}

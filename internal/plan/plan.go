@@ -1,0 +1,190 @@
+// Package plan holds the Plan: what one run will be, complete, before anything
+// starts. It is the deterministic result of Policy and Facts (plan/compile),
+// independent of the backend, and prints as JSON (run --dry-run). A backend
+// carries it out and never decides again.
+package plan
+
+// Status says how well a rule holds on the chosen boundary.
+type Status string
+
+const (
+	// Enforced: the kernel refuses every act against the rule.
+	Enforced Status = "enforced"
+	// Coarse: the rule holds, but wider or later than written; Note says how.
+	Coarse Status = "coarse"
+	// Impossible: the boundary can't do it here. A deny rule that is
+	// impossible is a gap; an allow rule that is impossible is only told.
+	Impossible Status = "impossible"
+)
+
+// Origin is where a rule was written.
+type Origin struct {
+	// Layer is "built-in", "profile:NAME", "user", "project", "flag",
+	// "managed" or "import:FILE".
+	Layer string `json:"layer"`
+	// File and Line are empty for built-in rules and flags.
+	File string `json:"file,omitempty"`
+	Line int    `json:"line,omitempty"`
+	// Key is the policy key or the flag: "filesystem.denyRead".
+	Key string `json:"key"`
+}
+
+// RuleStatus is one effective rule and what becomes of it.
+type RuleStatus struct {
+	ID     int    `json:"id"`
+	Text   string `json:"text"` // e.g. `denyRead ~/.ssh`
+	Origin Origin `json:"origin"`
+	Status Status `json:"status"`
+	// Mechanism is what carries it: "mount", "fuse-mask", "seccomp", ...
+	Mechanism string `json:"mechanism"`
+	// Note explains coarse and impossible, in words for a person.
+	Note string `json:"note,omitempty"`
+}
+
+// Gap is a guarantee that is asked for and can't be given. Any required gap
+// stops the run before anything starts.
+type Gap struct {
+	Required bool   `json:"required"`
+	Missing  string `json:"missing"` // what is missing: "user namespaces"
+	Because  string `json:"because"` // what was seen
+	Remedy   string `json:"remedy"`  // how to get it
+	Rule     int    `json:"rule"`    // RuleStatus.ID that asked for it, or 0
+}
+
+// MountKind is how something comes to be at a path inside.
+type MountKind string
+
+const (
+	Bind    MountKind = "bind"    // Source from the host, recursive
+	Tmpfs   MountKind = "tmpfs"   // empty, Size bytes, Inodes
+	Mask    MountKind = "mask"    // nothing readable; Dir says directory or file
+	Proc    MountKind = "proc"    // fresh procfs with kernel knobs read-only
+	Dev     MountKind = "dev"     // minimal /dev with its own devpts
+	Dir     MountKind = "dir"     // empty directory in the root skeleton
+	Symlink MountKind = "symlink" // Source is the link text
+	Pin     MountKind = "pin"     // bind of Target onto itself, so that it can't be renamed or removed
+)
+
+// Mount is one entry of the file tree inside. Entries are in order: a parent
+// comes before what lies in it.
+type Mount struct {
+	Kind   MountKind `json:"kind"`
+	Target string    `json:"target"` // absolute and clean, as seen inside
+	Source string    `json:"source,omitempty"`
+	// Write is whether the inside may write through this mount.
+	Write bool `json:"write,omitempty"`
+	// Directory says whether a bind or mask is a directory.
+	Directory bool `json:"directory,omitempty"`
+	// Create says that the mount point is made inside the root skeleton or
+	// a mask; without it the mount point must exist (never made on the host).
+	Create bool   `json:"create,omitempty"`
+	Size   int64  `json:"size,omitempty"`   // bytes, tmpfs
+	Inodes int64  `json:"inodes,omitempty"` // tmpfs
+	Mode   uint32 `json:"mode,omitempty"`
+	// Optional: the source or target may have gone since Facts were taken.
+	// Only for allows: losing an allow is safe.
+	Optional bool `json:"optional,omitempty"`
+	Rule     int  `json:"rule,omitempty"`
+}
+
+// EnvVar is one variable of the environment inside. Secret values never
+// appear in a Plan: only variables that the policy lets in are here.
+type EnvVar struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	Rule  int    `json:"rule,omitempty"`
+}
+
+// Guard is a name pattern in the workspace that programs on the host obey
+// (git hooks, agent and editor settings). What exists is mounted read-only;
+// what appears during the run is noticed and set aside.
+type Guard struct {
+	// Pattern is relative to the workspace, "/"-separated; "**/" at the
+	// start means any depth, a trailing "/" a directory and all below it.
+	Pattern string `json:"pattern"`
+	Reason  string `json:"reason"` // "git runs it at the next commit"
+	Rule    int    `json:"rule,omitempty"`
+}
+
+// Limit is one resource ceiling and how it is held.
+type Limit struct {
+	Name      string `json:"name"` // "memory", "processes", "time", "cpus", "open-files", "temp-size"
+	Value     int64  `json:"value"`
+	Unit      string `json:"unit"` // "bytes", "count", "ms", "millicpu"
+	Status    Status `json:"status"`
+	Mechanism string `json:"mechanism"` // "cgroup-v2", "cgroup-v1", "rlimit", "pid_max", "tmpfs", "watch", "affinity"
+	Note      string `json:"note,omitempty"`
+	Rule      int    `json:"rule,omitempty"`
+}
+
+// Identity is who the processes inside are.
+type Identity struct {
+	UID      int    `json:"uid"`
+	GID      int    `json:"gid"`
+	User     string `json:"user"`
+	Home     string `json:"home"`
+	Hostname string `json:"hostname"`
+}
+
+// Network is what the inside can reach.
+type Network struct {
+	// Mode is "loopback" (a network namespace with lo only) or "gateway".
+	Mode string `json:"mode"`
+}
+
+// Plan is one run.
+type Plan struct {
+	Version   int      `json:"version"` // 1
+	Boundary  string   `json:"boundary"`
+	Command   []string `json:"command"`   // argv as asked
+	Program   string   `json:"program"`   // path of the executable, inside
+	Dir       string   `json:"dir"`       // working directory inside
+	Workspace string   `json:"workspace"` // real path on the host, same inside
+	// PrivateHome is the host directory that is $HOME inside; "" = tmpfs.
+	PrivateHome string   `json:"privateHome,omitempty"`
+	Profiles    []string `json:"profiles,omitempty"`
+	Identity    Identity `json:"identity"`
+	Mounts      []Mount  `json:"mounts"`
+	Guards      []Guard  `json:"guards,omitempty"`
+	Environment []EnvVar `json:"environment"`
+	Network     Network  `json:"network"`
+	Limits      []Limit  `json:"limits"`
+	// Landlock is the ABI the plan was made for; 0 means no second lock.
+	Landlock int `json:"landlock"`
+	// FuseMasks: masks answer through the supervisor, which sees who asked.
+	FuseMasks bool `json:"fuseMasks"`
+	// SeccompNotify: refused system calls are reported by the kernel.
+	SeccompNotify bool         `json:"seccompNotify"`
+	Unattended    bool         `json:"unattended,omitempty"`
+	Rules         []RuleStatus `json:"rules"`
+	Gaps          []Gap        `json:"gaps,omitempty"`
+}
+
+// RequiredGaps returns the gaps that stop the run.
+func (p *Plan) RequiredGaps() []Gap {
+	var out []Gap
+	for _, g := range p.Gaps {
+		if g.Required {
+			out = append(out, g)
+		}
+	}
+	return out
+}
+
+// Rule returns the rule with this ID; ok is false for 0 or unknown IDs.
+func (p *Plan) Rule(id int) (RuleStatus, bool) {
+	if id < 1 || id > len(p.Rules) {
+		return RuleStatus{}, false
+	}
+	return p.Rules[id-1], true
+}
+
+// Limit returns the named limit; ok is false when the plan has none.
+func (p *Plan) Limit(name string) (Limit, bool) {
+	for _, l := range p.Limits {
+		if l.Name == name {
+			return l, true
+		}
+	}
+	return Limit{}, false
+}

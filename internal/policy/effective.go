@@ -1,0 +1,107 @@
+// Package policy says what the person permits: the file format, the layers and
+// their trust, the imports from other tools, and "which rule decided". It is
+// pure but for the loader: nothing here looks at the machine or starts anything.
+package policy
+
+import "cofferdam/internal/plan"
+
+// Access is what a path rule speaks of.
+type Access string
+
+const (
+	AllowRead  Access = "allowRead"
+	DenyRead   Access = "denyRead"
+	AllowWrite Access = "allowWrite" // implies allowRead
+	DenyWrite  Access = "denyWrite"
+)
+
+// PathRule is one path rule, resolved: Pattern is absolute, "~" and "."
+// expanded, clean, without a trailing slash.
+type PathRule struct {
+	Access  Access `json:"access"`
+	Pattern string `json:"pattern"`
+	// Glob: Pattern holds *, ? or [; "**" crosses directories.
+	Glob bool   `json:"glob,omitempty"`
+	Text string `json:"text"` // as written
+	// Reason is for people: "git runs it at the next commit".
+	Reason string `json:"reason,omitempty"`
+	// Optional: no complaint when nothing is there (built-in and profile rules).
+	Optional bool        `json:"optional,omitempty"`
+	Origin   plan.Origin `json:"origin"`
+}
+
+// EnvAction is what happens to an environment variable of the caller.
+type EnvAction string
+
+const (
+	EnvAllow EnvAction = "allow" // passed through if set outside
+	EnvDeny  EnvAction = "deny"  // never passed, whatever allows it
+	EnvSet   EnvAction = "set"   // set to Value
+)
+
+// EnvRule is one rule for environment variables. Name may end in "*".
+type EnvRule struct {
+	Action EnvAction   `json:"action"`
+	Name   string      `json:"name"`
+	Value  string      `json:"value,omitempty"`
+	Origin plan.Origin `json:"origin"`
+}
+
+// NetRule is one network rule as written. The gateway gives it meaning.
+type NetRule struct {
+	Key    string      `json:"key"` // "allowedDomains", "deniedDomains", "allowedCIDRs"
+	Value  string      `json:"value"`
+	Origin plan.Origin `json:"origin"`
+}
+
+// GuardRule protects names in the workspace that host programs obey; see
+// plan.Guard for the pattern language.
+type GuardRule struct {
+	Pattern string      `json:"pattern"`
+	Reason  string      `json:"reason"`
+	Origin  plan.Origin `json:"origin"`
+}
+
+// LimitRule is one ceiling; Value is in the unit of plan.Limit.
+type LimitRule struct {
+	Name   string      `json:"name"`
+	Value  int64       `json:"value"`
+	Unit   string      `json:"unit"`
+	Origin plan.Origin `json:"origin"`
+}
+
+// Setting is a single-valued choice with its origin.
+type Setting[T any] struct {
+	Value  T           `json:"value"`
+	Origin plan.Origin `json:"origin"`
+}
+
+// Effective is the policy after layers, profiles and imports: a flat list of
+// rules, each with its origin, and nothing unresolved. In each list a later
+// entry comes from a stronger layer.
+type Effective struct {
+	Paths  []PathRule  `json:"paths"`
+	Env    []EnvRule   `json:"env"`
+	Net    []NetRule   `json:"net"`
+	Guards []GuardRule `json:"guards"`
+	Limits []LimitRule `json:"limits"`
+
+	Boundary       Setting[string] `json:"boundary"`      // "native"
+	WorkspaceMode  Setting[string] `json:"workspaceMode"` // "live"
+	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
+	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
+	// Home is "private" (one per project, kept) or "ephemeral" (tmpfs).
+	Home Setting[string] `json:"home"`
+
+	Profiles []string `json:"profiles,omitempty"`
+	// Warnings are told before the start: lossy imports, untrusted project
+	// rules that were left out, and the like.
+	Warnings []Warning `json:"warnings,omitempty"`
+}
+
+// Warning is something the person should know before the start.
+type Warning struct {
+	Text   string      `json:"text"`
+	Hint   string      `json:"hint,omitempty"`
+	Origin plan.Origin `json:"origin"`
+}
