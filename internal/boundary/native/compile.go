@@ -162,7 +162,7 @@ func landlockRules(p *plan.Plan) []landlock.Rule {
 		{Path: "/proc", Access: landlock.WriteFile},
 	}
 	for _, m := range p.Mounts {
-		if m.Write && (m.Kind == plan.Bind || m.Kind == plan.Tmpfs) {
+		if m.Write && (m.Kind == plan.Bind || m.Kind == plan.Tmpfs || m.Kind == plan.Home) {
 			rules = append(rules, landlock.Rule{Path: m.Target, Access: landlock.Change, File: m.Kind == plan.Bind && !m.Directory})
 		}
 	}
@@ -209,9 +209,12 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 		case plan.Dir:
 			t.dir(m.Target)
 		case plan.Symlink:
+			if base, ok := t.nearest(m.Target); ok && base.Kind == plan.Home {
+				break // made by prepareHome
+			}
 			t.dir(path.Dir(m.Target))
 			t.add(mount.Symlink(call.Root, m.Source, m.Target))
-		case plan.Bind:
+		case plan.Bind, plan.Home:
 			t.add(mount.Bind(call.Root, m.Source, m.Target, bindAttr(m), m.Optional)...)
 		case plan.Pin:
 			t.add(mount.Rebind(call.Root, m.Target, bindAttr(m), m.Optional)...)
@@ -239,7 +242,7 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 	}
 	t.add(mount.Detach(call.Root, staging)...)
 	// The empty directories and the skeleton are complete: seal them.
-	for _, target := range append(seal, "/") {
+	for _, target := range append(seal, "/dev", "/") {
 		t.add(mount.Seal(call.Root, target)...)
 	}
 	return t.list, nil
@@ -268,7 +271,7 @@ func (t *tree) dir(dir string) {
 // (home.go); anywhere else it must exist, since nothing is made on the host.
 func (t *tree) mountPoint(p *plan.Plan, m plan.Mount) {
 	base, ok := t.nearest(m.Target)
-	if ok && base.Kind == plan.Bind {
+	if ok && (base.Kind == plan.Bind || base.Kind == plan.Home) {
 		return
 	}
 	t.dir(path.Dir(m.Target))

@@ -32,6 +32,12 @@ func prepareHome(p *plan.Plan) error {
 			}
 			defer root.Close()
 		}
+		if m.Kind == plan.Symlink {
+			if err := makeLink(root, rel, m.Source); err != nil {
+				return fmt.Errorf("link %s in the private home: %w", m.Target, err)
+			}
+			continue
+		}
 		dir := m.Directory || m.Kind == plan.Tmpfs || m.Kind == plan.Dir
 		if err := makePoint(root, rel, dir); err != nil {
 			return fmt.Errorf("mount point %s in the private home: %w", m.Target, err)
@@ -52,6 +58,29 @@ func onPrivateHome(p *plan.Plan, target string) bool {
 	return source == p.PrivateHome
 }
 
+// makeLink makes a symlink at rel, unless it is there already.
+func makeLink(root *os.Root, rel, text string) error {
+	if dir := path.Dir(rel); dir != "." {
+		if err := makePoint(root, dir, true); err != nil {
+			return err
+		}
+	}
+	if have, err := root.Readlink(rel); err == nil && have == text {
+		return nil
+	}
+	if _, err := root.Lstat(rel); err == nil {
+		if err := moveAside(root, rel); err != nil {
+			return err
+		}
+	}
+	return root.Symlink(text, rel)
+}
+
+// moveAside frees a name.
+func moveAside(root *os.Root, name string) error {
+	return root.Rename(name, fmt.Sprintf("%s.cofferdam-aside-%d", name, os.Getpid()))
+}
+
 // makePoint makes an empty directory or file at rel, and directories above it.
 func makePoint(root *os.Root, rel string, dir bool) error {
 	parts := strings.Split(rel, "/")
@@ -67,7 +96,7 @@ func makePoint(root *os.Root, rel string, dir bool) error {
 				return errors.New("something else keeps coming back there")
 			}
 			if err == nil {
-				if err := root.Rename(name, fmt.Sprintf("%s.cofferdam-aside-%d", name, os.Getpid())); err != nil {
+				if err := moveAside(root, name); err != nil {
 					return err
 				}
 			} else if !errors.Is(err, fs.ErrNotExist) {
