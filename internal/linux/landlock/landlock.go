@@ -50,7 +50,9 @@ type Rule struct {
 
 // rulesetAttr is struct landlock_ruleset_attr up to ABI 6.
 type rulesetAttr struct {
-	accessFS, accessNet, scoped uint64
+	accessFS uint64
+	_        uint64 // accessNet: local servers are wanted inside
+	scoped   uint64
 }
 
 // pathBeneath is struct landlock_path_beneath_attr, which is packed: 12 bytes.
