@@ -1,3 +1,8 @@
 module cofferdam
 
-go 1.26
+go 1.26.0
+
+require (
+	golang.org/x/sys v0.48.0
+	golang.org/x/term v0.45.0
+)
