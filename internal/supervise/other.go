@@ -26,7 +26,7 @@ func (*relay) Drain()                {}
 func (*relay) Abandon()              {}
 func (*relay) Close()                {}
 
-func stopSelf(chan<- os.Signal) {}
+func stopSelf() {}
 
 type watch struct{}
 

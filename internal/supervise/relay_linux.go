@@ -4,10 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
 	"runtime"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -571,16 +569,14 @@ func (t *tty) foreground() bool {
 	return err != nil || pgrp == unix.Getpgrp()
 }
 
-// stopSelf stops this process as an unhandled SIGTSTP would and returns when
-// it has been continued. In an orphaned process group the kernel refuses, as
-// nobody could continue it; then it returns at once.
-func stopSelf(ch chan<- os.Signal) {
-	signal.Reset(syscall.SIGTSTP)
+// stopSelf stops this process and returns when it has been continued. By
+// SIGSTOP: once SIGTSTP has been asked for, the Go runtime never gives it its
+// default action back (signal.Reset leaves the runtime's handler in place).
+func stopSelf() {
 	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	// To this thread: it is delivered before the call returns.
-	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGTSTP)
-	runtime.UnlockOSThread()
-	signal.Notify(ch, syscall.SIGTSTP)
+	_ = unix.Tgkill(unix.Getpid(), unix.Gettid(), unix.SIGSTOP)
 }
 
 // blockingStops runs f with SIGTTIN and SIGTTOU blocked in its thread.

@@ -152,7 +152,7 @@ func Run(ctx context.Context, running boundary.Running, p *plan.Plan, s boundary
 			signal.Notify(ch, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGCONT)
 		}
 		defer signal.Stop(ch)
-		signals, r.own = ch, ch
+		signals = ch
 	}
 	var lost, drained <-chan struct{}
 	if terminal {
@@ -192,8 +192,6 @@ type run struct {
 	lastInterrupt time.Time
 	interrupted   bool
 	panics        chan caught
-	// own is the subscription to this process's signals, if it is ours.
-	own chan os.Signal
 }
 
 type caught struct {
@@ -390,9 +388,7 @@ func (r *run) signal(sig os.Signal) {
 		// ceilings and the time limit are looked at again after SIGCONT.
 		if r.relay != nil {
 			r.relay.Suspend()
-			if r.own != nil {
-				stopSelf(r.own)
-			}
+			stopSelf()
 			r.relay.Resume()
 		}
 	case syscall.SIGCONT:
