@@ -373,9 +373,11 @@ func TestBulk(t *testing.T) {
 	until(t, "all bytes", func() bool { return p.count() >= blastSize })
 	want := sha256.New()
 	_, _ = io.Copy(want, io.LimitReader(rand.NewChaCha8([32]byte{1}), blastSize))
-	if p.count() != blastSize || !bytes.Equal(p.sum.Sum(nil), want.Sum(nil)) {
-		t.Errorf("%d bytes of %d, or other bytes", p.count(), blastSize)
+	p.mu.Lock()
+	if p.total != blastSize || !bytes.Equal(p.sum.Sum(nil), want.Sum(nil)) {
+		t.Errorf("%d bytes of %d, or other bytes", p.total, blastSize)
 	}
+	p.mu.Unlock()
 	// 64 MiB are at least 2048 turns of the loop.
 	mallocs := after.Mallocs - before.Mallocs
 	t.Logf("%.0f MB/s, %d allocations in all", blastSize/1e6/took.Seconds(), mallocs)
