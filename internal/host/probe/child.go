@@ -247,7 +247,7 @@ func tryLandlock() result {
 	}
 	unix.Close(fd)
 	runtime.LockOSThread()
-	attr := unix.LandlockRulesetAttr{Access_fs: unix.LANDLOCK_ACCESS_FS_READ_FILE}
+	attr := unix.LandlockRulesetAttr{Handled_access_fs: unix.LANDLOCK_ACCESS_FS_READ_FILE}
 	rules, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), 8, 0) // 8: the size of ABI 1
 	if errno != 0 {
 		return failed("landlock_create_ruleset", errno)
