@@ -1,0 +1,173 @@
+package policy
+
+import "encoding/json"
+
+// Pos is a place in a policy file; both count from 1, Col in characters.
+type Pos struct {
+	Line, Col int
+}
+
+// Val is one value of a policy file and where it was written. It prints as
+// the bare value.
+type Val[T string | bool | float64] struct {
+	V   T
+	Pos Pos
+}
+
+// MarshalJSON prints the value without its place.
+func (v Val[T]) MarshalJSON() ([]byte, error) { return json.Marshal(v.V) }
+
+// Document is one policy file. It is the only description of the format: the
+// decoder walks these types, and the published schema is made of the types,
+// the tags and the comments.
+//
+// To add a key: add a field with its comment (it is shown by editors), a json
+// tag, and an `is` tag that names its leaf in leaf.go; give it a meaning in
+// rules.go; say in narrow (trust.go) whether an untrusted project may use it;
+// add lines to testdata/document; run `go test ./internal/policy -run
+// TestSchema -update`. To retire a key: move it to retired in decode.go with
+// the text that says what to write instead.
+type Document struct {
+	// Where the JSON Schema of this file is, for editors. Has no effect.
+	Schema *Val[string] `json:"$schema,omitempty" is:"text"`
+	// Policies that this one builds on: names of built-in profiles ("claude",
+	// "go") or files, relative to this file. What this file says is stronger
+	// than what it extends.
+	Extends []Val[string] `json:"extends,omitempty" is:"extends"`
+	// How the command is isolated. Only "native" (Linux namespaces) so far.
+	Boundary *Val[string] `json:"boundary,omitempty" is:"boundary"`
+	// Always true: a command never runs without its boundary. Accepted because
+	// Claude Code's settings have it.
+	FailIfUnavailable *Val[bool] `json:"failIfUnavailable,omitempty" is:"true"`
+	// Which files the command can read and write.
+	Filesystem Filesystem `json:"filesystem,omitzero"`
+	// Files and variables that hold secrets.
+	Credentials Credentials `json:"credentials,omitzero"`
+	// Where the command can connect to. Nowhere, in this version: the rules
+	// are checked and shown, and take effect when the gateway is there.
+	Network Network `json:"network,omitzero"`
+	// Which environment variables the command gets. The default is a short
+	// list of harmless ones.
+	Environment Environment `json:"environment,omitzero"`
+	// How the project is presented to the command.
+	Workspace Workspace `json:"workspace,omitzero"`
+	// Ceilings for the whole run.
+	Resources Resources `json:"resources,omitzero"`
+	// Who the command runs as.
+	Identity Identity `json:"identity,omitzero"`
+}
+
+// Filesystem has the path rules. The most specific rule wins: the one with
+// the most path components; then a path before a pattern; then the stronger
+// layer; then deny.
+type Filesystem struct {
+	// Paths that may be read, with all below them. "~" is the home directory,
+	// "." and relative paths start at the workspace. "*", "?", "[a-z]" and
+	// "**" are patterns.
+	AllowRead []Val[string] `json:"allowRead,omitempty" is:"path"`
+	// Paths that may be neither read nor written.
+	DenyRead []Val[string] `json:"denyRead,omitempty" is:"path"`
+	// Paths that may be read and written. The workspace is one already.
+	AllowWrite []Val[string] `json:"allowWrite,omitempty" is:"path"`
+	// Paths that may not be written.
+	DenyWrite []Val[string] `json:"denyWrite,omitempty" is:"path"`
+	// Lets the command write .git/config in the workspace. Git on your side
+	// runs programs that this file names, so this gives up a guarantee.
+	AllowGitConfig *Val[bool] `json:"allowGitConfig,omitempty" is:"bool"`
+}
+
+// Credentials lists secrets; it is denyRead and environment.deny by the names
+// that Claude Code's settings use.
+type Credentials struct {
+	// Files and directories that hold secrets.
+	Files []CredentialFile `json:"files,omitempty"`
+	// Environment variables that hold secrets.
+	EnvVars []CredentialVar `json:"envVars,omitempty"`
+}
+
+// CredentialFile is one file or directory with secrets.
+type CredentialFile struct {
+	// The file or directory.
+	Path Val[string] `json:"path" is:"path" need:"yes"`
+	// "deny": the command can't read it. This is the default.
+	Mode *Val[string] `json:"mode,omitempty" is:"mode"`
+}
+
+// CredentialVar is one variable with a secret.
+type CredentialVar struct {
+	// The variable; a "*" at the end stands for any rest.
+	Name Val[string] `json:"name" is:"envDeny" need:"yes"`
+	// "deny": the command never gets it. This is the default.
+	Mode *Val[string] `json:"mode,omitempty" is:"mode"`
+}
+
+// Network has the rules for connections.
+type Network struct {
+	// Hosts that may be reached: "example.org", "*.example.org" (subdomains
+	// only), an address, each with an optional ":PORT".
+	AllowedDomains []Val[string] `json:"allowedDomains,omitempty" is:"domain"`
+	// Hosts that may not be reached, with their subdomains; "*" is every host.
+	DeniedDomains []Val[string] `json:"deniedDomains,omitempty" is:"domainDeny"`
+	// Address ranges that may be reached: "10.1.0.0/16", "10.1.2.3/32:5432",
+	// "[fd00::/8]:443".
+	AllowedCIDRs []Val[string] `json:"allowedCIDRs,omitempty" is:"cidr"`
+}
+
+// Environment has the rules for variables.
+type Environment struct {
+	// Variables of yours that the command gets; a "*" at the end stands for
+	// any rest.
+	Allow []Val[string] `json:"allow,omitempty" is:"env"`
+	// Variables that the command never gets, whatever allows them.
+	Deny []Val[string] `json:"deny,omitempty" is:"envDeny"`
+	// Variables that are set to a value. A "~" at the start of the value is
+	// the home directory.
+	Set map[string]Val[string] `json:"set,omitempty" is:"value" key:"envName"`
+}
+
+// Workspace says how the project is presented.
+type Workspace struct {
+	// "live": the command works in the project itself.
+	Mode *Val[string] `json:"mode,omitempty" is:"workspaceMode"`
+	// The home directory inside: "private" is kept, one per project;
+	// "ephemeral" is gone after the run.
+	Home *Val[string] `json:"home,omitempty" is:"home"`
+	// Further names in the workspace that the command can't change, because
+	// programs on your side obey them. "**/" at the start is any depth, "/" at
+	// the end a directory and all below it.
+	Protect []Val[string] `json:"protect,omitempty" is:"guard"`
+	// Guarded names that the command may change after all, spelled as
+	// `policy show` prints them.
+	Unprotect []Val[string] `json:"unprotect,omitempty" is:"guard"`
+}
+
+// Resources has the ceilings.
+type Resources struct {
+	// How long the run may take: "30m", "1h30m", "90s".
+	Timeout *Val[string] `json:"timeout,omitempty" is:"duration"`
+	// Memory of all processes together: "8GiB", "512MiB".
+	Memory *Val[string] `json:"memory,omitempty" is:"size"`
+	// Processors: 2, 2.5.
+	CPUs *Val[float64] `json:"cpus,omitempty" is:"cpus"`
+	// Processes and threads at one time.
+	Processes *Val[float64] `json:"processes,omitempty" is:"count"`
+	// Open files of each process.
+	OpenFiles *Val[float64] `json:"openFiles,omitempty" is:"count"`
+	// Size of the private /tmp.
+	TempSize *Val[string] `json:"tempSize,omitempty" is:"size"`
+}
+
+// Identity says who the command runs as.
+type Identity struct {
+	// Lets cofferdam be started as root, with fewer guarantees.
+	AllowRoot *Val[bool] `json:"allowRoot,omitempty" is:"bool"`
+}
+
+// Print returns the document as JSON, keys in the order of the types.
+func (d *Document) Print() []byte {
+	out, err := json.MarshalIndent(d, "", "  ")
+	if err != nil {
+		panic(err) // strings, numbers and booleans only
+	}
+	return append(out, '\n')
+}
