@@ -260,22 +260,26 @@ func (s *Store) Create(ctx context.Context, p *plan.Plan, name string) (*Session
 		}
 		defer unlock()
 	}
-	now := time.Now().UTC()
-	var id, temp string
+	// Two that start in the same second may pick the same id; the rename at
+	// the end decides, and the other tries again.
 	for range 10 {
-		id = now.Format(idLayout) + "-" + random(4)
-		temp = ".new-" + id
-		err := s.root.Mkdir(temp, 0o700)
+		x, err := s.create(p, name)
 		if err == nil {
-			break
+			return x, nil
 		}
 		if !errors.Is(err, fs.ErrExist) {
 			return nil, &Error{Op: "create session in", Path: s.dir, Err: err}
 		}
-		temp = ""
 	}
-	if temp == "" {
-		return nil, &Error{Op: "create session in", Path: s.dir, Err: errors.New("every name is taken")}
+	return nil, &Error{Op: "create session in", Path: s.dir, Err: errors.New("every name is taken")}
+}
+
+func (s *Store) create(p *plan.Plan, name string) (*Session, error) {
+	now := time.Now().UTC()
+	id := now.Format(idLayout) + "-" + random(4)
+	temp := ".new-" + id
+	if err := s.root.Mkdir(temp, 0o700); err != nil {
+		return nil, err
 	}
 	x := &Session{ID: id, Dir: filepath.Join(s.dir, id), state: State{
 		Version: 1, ID: id, Name: name, Boundary: p.Boundary, Workspace: p.Workspace, Command: p.Command,
@@ -284,7 +288,7 @@ func (s *Store) Create(ctx context.Context, p *plan.Plan, name string) (*Session
 	if err := x.fill(s.root, temp, p); err != nil {
 		x.Close()
 		s.root.RemoveAll(temp)
-		return nil, &Error{Op: "create session in", Path: s.dir, Err: err}
+		return nil, err
 	}
 	return x, nil
 }
