@@ -17,7 +17,11 @@ type Event struct {
 	// Subject is the path, name, syscall or limit that the event is about.
 	Subject string `json:"subject,omitempty"`
 	// Action is what was tried: "open", "readdir", "ptrace", ...
-	Action  string `json:"action,omitempty"`
+	Action string `json:"action,omitempty"`
+	// Access is the sort of right that was missing: "read", "write",
+	// "connect", "env", "syscall". Reports find out from it what would have
+	// allowed the act.
+	Access  string `json:"access,omitempty"`
 	PID     int    `json:"pid,omitempty"` // on the host
 	Process string `json:"process,omitempty"`
 	// Rule is the text of the deciding rule, Origin where it stands
@@ -25,6 +29,8 @@ type Event struct {
 	Rule   string `json:"rule,omitempty"`
 	Origin string `json:"origin,omitempty"`
 	Reason string `json:"reason,omitempty"`
+	// To is where a set-aside name was moved.
+	To string `json:"to,omitempty"`
 	// Count is how many like events in a row this one stands for; 0 means 1.
 	Count int `json:"count,omitempty"`
 	// Status is the exit status of the command (exit), Detail anything else.
