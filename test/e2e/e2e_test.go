@@ -1,0 +1,98 @@
+package e2e
+
+import (
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"cofferdam/test/e2e/modelapi"
+)
+
+// programs and its kin are found once, by the first test that needs them; dir
+// is where they are built.
+var (
+	dir      string
+	programs = sync.OnceValues(func() (Programs, error) {
+		agents, err := InstallAgents(os.Stderr)
+		if err != nil {
+			return Programs{}, err
+		}
+		driver := filepath.Join(dir, "driver")
+		return Programs{Driver: driver, Agents: agents}, build(driver, "./test/e2e/driver")
+	})
+	cofferdam = sync.OnceValues(func() (string, error) { return FindCofferdam(dir) })
+)
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		var err error
+		// Not in a private directory: the throwaway user executes from here.
+		if dir, err = os.MkdirTemp("/var/tmp", "cofferdam-e2e-bin-"); err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		if err := os.Chmod(dir, 0o755); err != nil {
+			panic(err)
+		}
+		return m.Run()
+	}())
+}
+
+// site makes a site with the real agents.
+func site(t *testing.T) *Site {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("real agents: not with -short")
+	}
+	p, err := programs()
+	if err != nil {
+		Skip(t, err)
+	}
+	return NewSite(t, p)
+}
+
+// boxes are the ways to run a scenario. find is the reason why one can't be
+// used here.
+var boxes = []struct {
+	name string
+	find func() (Box, error)
+}{
+	{"bare", func() (Box, error) { return Bare, nil }},
+	{"bwrap", func() (Box, error) { return Bubblewrap, FindBubblewrap() }},
+	{"cofferdam", func() (Box, error) {
+		file, err := cofferdam()
+		return Cofferdam(file), err
+	}},
+}
+
+// inEachBox runs a subtest for each agent in each box.
+func inEachBox(t *testing.T, agents []string, f func(t *testing.T, agent string, box Box)) {
+	for _, agent := range agents {
+		for _, b := range boxes {
+			t.Run(agent+"/"+b.name, func(t *testing.T) {
+				box, err := b.find()
+				if err != nil {
+					Skip(t, err)
+				}
+				f(t, agent, box)
+			})
+		}
+	}
+}
+
+// answered fails the test if the agent left a step unanswered: no verdict can
+// be taken from what was not tried.
+func answered(t *testing.T, got modelapi.Transcript, steps []modelapi.Step) map[string]modelapi.Call {
+	t.Helper()
+	calls := map[string]modelapi.Call{}
+	for _, c := range got.Calls {
+		calls[c.ID] = c
+	}
+	for _, s := range steps {
+		if !calls[s.ID].Done {
+			t.Errorf("step %s was never answered; agent's output:\n%s%s", s.ID, got.Stdout, got.Stderr)
+		}
+	}
+	return calls
+}
