@@ -59,12 +59,7 @@ func codexName(s Step, offered map[string]string) string {
 	case Write, Edit:
 		return "apply_patch"
 	case Grab:
-		for name := range offered {
-			if strings.HasSuffix(name, "grab") {
-				return name
-			}
-		}
-		return "mcp__lab__grab"
+		return "grab"
 	}
 	for _, name := range []string{"exec_command", "shell_command"} {
 		if _, ok := offered[name]; ok {
@@ -95,7 +90,11 @@ func codexCall(s Step, id string, offered map[string]string) map[string]any {
 		args["command"] = []string{"bash", "-c", command}
 	}
 	data, _ := json.Marshal(args)
-	return map[string]any{"type": "function_call", "id": "fc_" + id, "call_id": id, "name": name, "arguments": string(data), "status": "completed"}
+	call := map[string]any{"type": "function_call", "id": "fc_" + id, "call_id": id, "name": name, "arguments": string(data), "status": "completed"}
+	if s.Tool == Grab {
+		call["namespace"] = "mcp__lab" // MCP tools are not offered by name; they are found by search, or known
+	}
+	return call
 }
 
 // codexPatch writes a step in apply_patch's own format.
