@@ -48,6 +48,8 @@ type Path struct {
 	Kind string `json:"kind"` // KindAbsent and so on
 	// Real is the path with every symlink resolved; empty if absent.
 	Real string `json:"real,omitempty"`
+	// Link is the text of the symlink, if Kind is one.
+	Link string `json:"link,omitempty"`
 	// RealKind is the kind of Real.
 	RealKind string `json:"realKind,omitempty"`
 	UID      int    `json:"uid"`
@@ -94,6 +96,8 @@ type Facts struct {
 
 	// Paths has an entry for every literal path the policy names.
 	Paths map[string]Path `json:"paths,omitempty"`
+	// RootEntries are the names in "/", for rules that speak of all of it.
+	RootEntries []string `json:"rootEntries,omitempty"`
 	// Found has every match of the policy's glob patterns in the workspace
 	// at the start, sorted by path.
 	Found []Found `json:"found,omitempty"`

@@ -62,7 +62,12 @@ const (
 	Dev     MountKind = "dev"     // minimal /dev with its own devpts
 	Dir     MountKind = "dir"     // empty directory in the root skeleton
 	Symlink MountKind = "symlink" // Source is the link text
-	Pin     MountKind = "pin"     // bind of Target onto itself, so that it can't be renamed or removed
+	// Pin is a bind of Target onto itself: a mount point can be neither renamed
+	// nor removed. Without Write what is below is read-only too.
+	Pin MountKind = "pin"
+	// Home is the private home: Source is a directory of the product's own, or
+	// empty for a tmpfs.
+	Home MountKind = "home"
 )
 
 // Mount is one entry of the file tree inside. Entries are in order: a parent
@@ -103,7 +108,10 @@ type Guard struct {
 	// start means any depth, a trailing "/" a directory and all below it.
 	Pattern string `json:"pattern"`
 	Reason  string `json:"reason"` // "git runs it at the next commit"
-	Rule    int    `json:"rule,omitempty"`
+	// Except are paths, relative to the workspace, that the policy lets the
+	// inside write although the pattern matches them.
+	Except []string `json:"except,omitempty"`
+	Rule   int      `json:"rule,omitempty"`
 }
 
 // Limit is one resource ceiling and how it is held.

@@ -1,0 +1,246 @@
+// Package mount writes down file trees as lists of system calls, with the mount
+// API of Linux 5.2 (open_tree, move_mount, fsopen), mount_setattr (5.12) and
+// openat2 (5.6). Every target is opened without following a symlink and mounted on
+// by descriptor, so that nobody can turn a mount elsewhere by exchanging a path
+// component (CVE-2021-30465, CVE-2026-87766 are of that kind). It makes no system
+// call itself and knows no policy.
+package mount
+
+import (
+	"path"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"cofferdam/internal/linux/call"
+)
+
+const (
+	stage         = "mounts"
+	mountAttrSize = 32 // MOUNT_ATTR_SIZE_VER0
+)
+
+// Attr is what a mount forbids.
+type Attr uint64
+
+const (
+	ReadOnly Attr = unix.MOUNT_ATTR_RDONLY
+	NoSUID   Attr = unix.MOUNT_ATTR_NOSUID
+	NoDev    Attr = unix.MOUNT_ATTR_NODEV
+	NoExec   Attr = unix.MOUNT_ATTR_NOEXEC
+)
+
+// openHow is struct open_how of openat2(2).
+func openHow(flags uint64, resolve uint64) call.Pointer {
+	return call.Ptr(&unix.OpenHow{Flags: flags, Resolve: resolve})
+}
+
+// openIn opens path below the root slot, following no link at all, and without
+// leaving the root.
+func openIn(object string, root int, target string) call.Call {
+	rel := strings.TrimPrefix(path.Clean("/"+target), "/")
+	if rel == "" {
+		rel = "."
+	}
+	return call.New(stage, object, unix.SYS_OPENAT2, root, rel,
+		openHow(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS|unix.RESOLVE_BENEATH),
+		unix.SizeofOpenHow)
+}
+
+// Attach puts the mount in slot tree at target below root.
+func Attach(object string, root, tree int, target string) []call.Call {
+	return []call.Call{
+		openIn(object, root, target).Into(call.Target),
+		call.New(stage, object, unix.SYS_MOVE_MOUNT, tree, "", call.Target, "",
+			unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH),
+	}
+}
+
+// setAttr changes the mount in slot tree, with all mounts below it if recursive,
+// and takes it out of every propagation.
+func setAttr(object string, tree int, attr Attr, recursive bool) call.Call {
+	flags := unix.AT_EMPTY_PATH
+	if recursive {
+		flags |= unix.AT_RECURSIVE
+	}
+	return call.New(stage, object, unix.SYS_MOUNT_SETATTR, tree, "", flags,
+		call.Ptr(&unix.MountAttr{Attr_set: uint64(attr), Propagation: unix.MS_PRIVATE}),
+		mountAttrSize)
+}
+
+// Bind makes source, a path of the host with all symlinks resolved, appear at
+// target below root, with the mounts below it. If optional, a source or target
+// that has gone is left out.
+func Bind(root int, source, target string, attr Attr, optional bool) []call.Call {
+	obj := "bind " + source
+	if source != target {
+		obj += " on " + target
+	}
+	return bind(obj, call.New(stage, obj, unix.SYS_OPENAT2, unix.AT_FDCWD, source,
+		openHow(unix.O_PATH|unix.O_CLOEXEC|unix.O_NOFOLLOW, unix.RESOLVE_NO_SYMLINKS|unix.RESOLVE_NO_MAGICLINKS), unix.SizeofOpenHow),
+		root, target, attr, true, optional)
+}
+
+// Rebind mounts what is at path below root onto itself: with ReadOnly to
+// protect it, without to pin it (a mount point can be neither renamed nor
+// removed). Mounts below path are carried along.
+func Rebind(root int, target string, attr Attr, optional bool) []call.Call {
+	obj := "pin " + target
+	if attr&ReadOnly != 0 {
+		obj = "protect " + target
+	}
+	return bind(obj, openIn(obj, root, target), root, target, attr, true, optional)
+}
+
+// From makes an entry of the mount in slot from appear at target below root.
+func From(object string, from int, entry string, root int, target string, attr Attr) []call.Call {
+	return bind(object, openIn(object, from, entry), root, target, attr, false, false)
+}
+
+func bind(obj string, open call.Call, root int, target string, attr Attr, recursive, optional bool) []call.Call {
+	clone := unix.OPEN_TREE_CLONE | unix.OPEN_TREE_CLOEXEC | unix.AT_EMPTY_PATH
+	if recursive {
+		clone |= unix.AT_RECURSIVE
+	}
+	list := []call.Call{
+		open.Into(call.Source),
+		call.New(stage, obj, unix.SYS_OPEN_TREE, call.Source, "", clone).Into(call.Tree),
+		setAttr(obj, call.Tree, attr, recursive),
+	}
+	list = append(list, Attach(obj, root, call.Tree, target)...)
+	if optional {
+		// Only the look-ups may fail: what is there must be mounted.
+		list[0] = list[0].OrSkip(4)
+		list[3] = list[3].OrSkip(1)
+	}
+	return list
+}
+
+// Cover mounts the file at source of the host on the file at target below root,
+// unreadable as a device: nodev makes open(2) fail with EACCES.
+func Cover(root int, source, target string) []call.Call {
+	obj := "mask " + target
+	return []call.Call{
+		openIn(obj, root, target).Into(call.Target),
+		call.New(stage, obj, unix.SYS_OPEN_TREE, unix.AT_FDCWD, source, unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC).Into(call.Tree),
+		setAttr(obj, call.Tree, ReadOnly|NoSUID|NoDev|NoExec, false),
+		call.New(stage, obj, unix.SYS_MOVE_MOUNT, call.Tree, "", call.Target, "",
+			unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH),
+	}
+}
+
+// Detach takes away the mount at target below root, with all that is mounted on
+// it, and then the directory. The working directory is the root afterwards.
+func Detach(root int, target string) []call.Call {
+	obj := "detach " + target
+	return []call.Call{
+		call.New(stage, obj, unix.SYS_FCHDIR, root),
+		call.New(stage, obj, unix.SYS_UMOUNT2, rel(target), unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW),
+		call.New(stage, obj, unix.SYS_UNLINKAT, root, rel(target), unix.AT_REMOVEDIR),
+	}
+}
+
+// Fuse opens /dev/fuse into slot device and makes its file system in slot into.
+// Opened here, in the new user namespace: a file opened outside is refused.
+func Fuse(device int, options []Option, into int) []call.Call {
+	obj := "fuse file system"
+	return append([]call.Call{
+		call.New(stage, obj, unix.SYS_OPENAT, unix.AT_FDCWD, "/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC).Into(device),
+	}, New(obj, "fuse", options, NoSUID|NoDev|NoExec, into)...)
+}
+
+// Option is one parameter of a new file system.
+type Option struct{ Key, Value string }
+
+// New makes a file system with fsopen and leaves its mount in slot into,
+// attached to nothing.
+func New(object, fstype string, options []Option, attr Attr, into int) []call.Call {
+	list := []call.Call{
+		call.New(stage, object, unix.SYS_FSOPEN, fstype, unix.FSOPEN_CLOEXEC).Into(call.Context),
+	}
+	for _, o := range options {
+		if o.Value == "" {
+			list = append(list, call.New(stage, object, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_FLAG, o.Key, 0, 0))
+			continue
+		}
+		list = append(list, call.New(stage, object, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_STRING, o.Key, o.Value, 0))
+	}
+	return append(list,
+		call.New(stage, object, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_CMD_CREATE, 0, 0, 0),
+		call.New(stage, object, unix.SYS_FSMOUNT, call.Context, unix.FSMOUNT_CLOEXEC, int(attr)).Into(into),
+	)
+}
+
+// Tmpfs makes an empty tmpfs in slot into. Size is in bytes, 0 for the kernel's
+// default (half of the memory).
+func Tmpfs(object string, size, inodes int64, mode uint32, attr Attr, into int) []call.Call {
+	opts := []Option{{"mode", "0" + strconv.FormatUint(uint64(mode), 8)}}
+	if size > 0 {
+		opts = append(opts, Option{"size", strconv.FormatInt(size, 10)})
+	}
+	if inodes > 0 {
+		opts = append(opts, Option{"nr_inodes", strconv.FormatInt(inodes, 10)})
+	}
+	return New(object, "tmpfs", opts, attr, into)
+}
+
+// Dir makes one directory below the slot.
+func Dir(root int, dir string, mode uint32) call.Call {
+	return call.New(stage, "make "+dir, unix.SYS_MKDIRAT, root, rel(dir), mode)
+}
+
+// File makes one empty file below the slot.
+func File(root int, file string, mode uint32) call.Call {
+	return call.New(stage, "make "+file, unix.SYS_MKNODAT, root, rel(file), unix.S_IFREG|mode, 0)
+}
+
+// Symlink makes one symlink below the slot.
+func Symlink(root int, text, link string) call.Call {
+	return call.New(stage, "link "+link, unix.SYS_SYMLINKAT, text, root, rel(link))
+}
+
+// Chmod sets the mode of an entry below the slot, whatever the umask was.
+func Chmod(root int, name string, mode uint32) call.Call {
+	return call.New(stage, "make "+name, unix.SYS_FCHMODAT, root, rel(name), mode)
+}
+
+// Seal makes the mount at target below root read-only, without those below it.
+func Seal(root int, target string) []call.Call {
+	obj := "seal " + target
+	return []call.Call{
+		openIn(obj, root, target).Into(call.Target),
+		setAttr(obj, call.Target, ReadOnly, false),
+	}
+}
+
+// Over mounts the tree in slot over the old root. The old root stays what "/"
+// means until Pivot: a look-up that starts at a process's root does not climb
+// onto what is mounted over it.
+func Over(tree int) []call.Call {
+	obj := "new root"
+	return []call.Call{
+		call.New(stage, obj, unix.SYS_MOVE_MOUNT, tree, "", unix.AT_FDCWD, "/", unix.MOVE_MOUNT_F_EMPTY_PATH),
+	}
+}
+
+// Pivot makes the mount in slot tree the root and lets go of the old one
+// (pivot_root(2), the "." "." way, which needs no directory for the old root).
+func Pivot(tree int) []call.Call {
+	obj := "pivot to the new root"
+	return []call.Call{
+		call.New(stage, obj, unix.SYS_FCHDIR, tree),
+		call.New(stage, obj, unix.SYS_PIVOT_ROOT, ".", "."),
+		call.New(stage, obj, unix.SYS_UMOUNT2, ".", unix.MNT_DETACH),
+		call.New(stage, obj, unix.SYS_CHDIR, "/"),
+	}
+}
+
+// Private takes the whole copied tree out of propagation, before anything else
+// is mounted: what is mounted inside must never appear outside.
+func Private() call.Call {
+	return call.New(stage, "make the mount tree private", unix.SYS_MOUNT_SETATTR, unix.AT_FDCWD, "/", unix.AT_RECURSIVE,
+		call.Ptr(&unix.MountAttr{Propagation: unix.MS_PRIVATE}), mountAttrSize)
+}
+
+func rel(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }

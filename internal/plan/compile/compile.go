@@ -1,0 +1,568 @@
+// Package compile makes the Plan out of Policy and Facts. It is pure: the same
+// policy and the same facts give the same plan, byte for byte, and nothing is
+// looked up on the machine.
+//
+// The file tree is an allow-list in an empty root. Each path that a rule names is
+// a subject; the subjects, sorted, are walked from the root down, and wherever the
+// access of a subject differs from that of the mount it lies on, a mount says so:
+//
+//	              on nothing      on read-only     on read-write
+//	no access     -  (or mask)    mask             mask
+//	read          bind ro         -                protect (and pin its parents)
+//	read, write   bind rw         bind rw          -
+package compile
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"slices"
+	"sort"
+	"strings"
+
+	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+)
+
+// Input is what one run asks for.
+type Input struct {
+	Policy *policy.Effective
+	Facts  *host.Facts
+
+	Command   []string
+	Program   string // absolute path of the executable, found by the caller
+	Dir       string // working directory, real
+	Workspace string // real
+	Environ   []string
+	// PrivateHome is the host directory that shall be the home inside; ""
+	// with an ephemeral one.
+	PrivateHome string
+	Unattended  bool
+}
+
+// Error is a run that makes no sense under this policy: the command can't be
+// read, the workspace is no place to work in. Text, the rule, and what to do.
+type Error struct {
+	Text   string
+	Origin plan.Origin
+	Hint   string
+}
+
+func (e *Error) Error() string { return e.Text }
+
+// Plan compiles. An *Error says what the person has to change; a plan with
+// required gaps must not be started.
+func Plan(in Input) (*plan.Plan, error) {
+	c := &compiler{in: in, p: &plan.Plan{
+		Version:     1,
+		Boundary:    in.Policy.Boundary.Value,
+		Command:     in.Command,
+		Program:     in.Program,
+		Dir:         in.Dir,
+		Workspace:   in.Workspace,
+		PrivateHome: in.PrivateHome,
+		Profiles:    in.Policy.Profiles,
+		Unattended:  in.Unattended,
+		Network:     plan.Network{Mode: "loopback"},
+		Identity: plan.Identity{
+			UID: in.Facts.UID, GID: in.Facts.GID, User: in.Facts.User,
+			Home: in.Facts.Home, Hostname: "cofferdam",
+		},
+	}}
+	if err := c.workspace(); err != nil {
+		return nil, err
+	}
+	c.mechanisms()
+	c.rules()
+	c.tree()
+	c.guards()
+	c.environment()
+	c.network()
+	c.limits()
+	if err := c.program(); err != nil {
+		return nil, err
+	}
+	return c.p, nil
+}
+
+type compiler struct {
+	in Input
+	p  *plan.Plan
+
+	paths   []pathRule
+	mounted map[string]int // target -> index in p.Mounts
+}
+
+// pathRule is a policy.PathRule whose pattern is a real path: a symlink is
+// resolved, a glob is replaced by each thing it matches.
+type pathRule struct {
+	policy.PathRule
+	id    int
+	layer int // position of the rule's layer, stronger is higher
+}
+
+// workspace refuses what is no place to work in.
+func (c *compiler) workspace() error {
+	ws, home := c.in.Workspace, c.in.Facts.Home
+	bad := func(why string) error {
+		return &Error{
+			Text: fmt.Sprintf("%s can't be the workspace: %s", ws, why),
+			Hint: "go to the project's directory, or name it with --workspace DIR",
+		}
+	}
+	switch {
+	case ws == "/":
+		return bad("it is the whole machine")
+	case ws == home:
+		return bad("it is your home directory, with all your keys and settings in it")
+	case strings.HasPrefix(home, ws+"/"):
+		return bad("your home directory lies in it")
+	}
+	for _, sys := range []string{"/bin", "/boot", "/dev", "/etc", "/lib", "/lib64", "/proc", "/run", "/sbin", "/sys", "/usr", "/var", "/tmp", "/home", "/root", "/opt", "/var/tmp", "/dev/shm"} {
+		if ws == sys || (strings.HasPrefix(ws, sys+"/") && (sys == "/proc" || sys == "/sys" || sys == "/dev" && !strings.HasPrefix(ws, "/dev/shm/"))) {
+			return bad("it is a directory of the system")
+		}
+	}
+	if ws != c.in.Dir && !strings.HasPrefix(c.in.Dir, ws+"/") {
+		return bad(c.in.Dir + ", where the command shall start, is not in it")
+	}
+	return nil
+}
+
+// mechanisms turns what the machine can't do into gaps. Whatever could not be
+// told is tried by the boundary itself, which fails closed.
+func (c *compiler) mechanisms() {
+	f := c.in.Facts
+	require := func(name, what string) {
+		if m := f.Mechanism(name); m.Answer == host.No {
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: what, Because: m.Detail, Remedy: m.Remedy})
+		}
+	}
+	require(host.UserNamespaces, "user namespaces")
+	require(host.MountAPI, "the mount API of Linux 5.12 (open_tree, mount_setattr, openat2)")
+	require(host.ProcMount, "a fresh /proc")
+	require(host.NetNamespace, "network namespaces")
+	require(host.Seccomp, "seccomp filters")
+	require(host.Landlock, "Landlock")
+	if m := f.Mechanism(host.Landlock); m.Answer == host.Yes {
+		c.p.Landlock = m.Level
+		if m.Level < 2 {
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{
+				Required: true, Missing: "Landlock ABI 2 (Linux 5.19)",
+				Because: fmt.Sprintf("this kernel has ABI %d", m.Level), Remedy: "use a newer kernel",
+			})
+		}
+	} else if m.Answer == host.Unknown {
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "Landlock", Because: "could not tell: " + m.Detail, Remedy: m.Remedy})
+	}
+	c.p.FuseMasks = f.Mechanism(host.Fuse).Answer == host.Yes
+	c.p.SeccompNotify = f.Mechanism(host.SeccompNotify).Answer == host.Yes
+	if c.p.Boundary != "native" {
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Missing: "the boundary " + c.p.Boundary,
+			Because: "this version has the native boundary only", Remedy: "use --boundary native",
+		})
+	}
+	if f.UID == 0 && !c.in.Policy.AllowRoot.Value {
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Missing: "an unprivileged user",
+			Because: "you are root: a process inside could still read what only root may read, such as keys below /etc",
+			Remedy:  "run as a normal user; or accept the loss with --allow-root (identity.allowRoot in a policy)",
+		})
+	}
+}
+
+// rule records an effective rule and returns its ID.
+func (c *compiler) rule(text string, o plan.Origin, s plan.Status, mechanism, note string) int {
+	id := len(c.p.Rules) + 1
+	c.p.Rules = append(c.p.Rules, plan.RuleStatus{ID: id, Text: text, Origin: o, Status: s, Mechanism: mechanism, Note: note})
+	return id
+}
+
+// rules resolves the path rules against the facts.
+func (c *compiler) rules() {
+	f := c.in.Facts
+	matches := map[string][]string{}
+	for _, m := range f.Found {
+		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
+	}
+	layers := map[string]int{}
+	layerOf := func(o plan.Origin) int {
+		if _, ok := layers[o.Layer]; !ok {
+			layers[o.Layer] = len(layers)
+		}
+		return layers[o.Layer]
+	}
+	add := func(r policy.PathRule, id int, glob bool, at ...string) {
+		for _, p := range at {
+			rr := r
+			rr.Pattern, rr.Glob = p, glob
+			c.paths = append(c.paths, pathRule{rr, id, layerOf(r.Origin)})
+		}
+	}
+	for _, r := range c.in.Policy.Paths {
+		id := c.rule(string(r.Access)+" "+r.Text, r.Origin, plan.Enforced, "mount", "")
+		st := &c.p.Rules[id-1]
+		deny := r.Access == policy.DenyRead || r.Access == policy.DenyWrite
+		switch {
+		case r.Glob:
+			add(r, id, true, matches[r.Pattern]...)
+			st.Note = fmt.Sprintf("%d found at the start", len(matches[r.Pattern]))
+			if deny {
+				st.Status = plan.Coarse
+				st.Note += "; names that appear later are the inside's own and are not covered"
+			}
+		case r.Pattern == "/":
+			for _, name := range f.RootEntries {
+				if !slices.Contains(ownRoots, name) {
+					add(r, id, false, "/"+name)
+				}
+			}
+		default:
+			fact, known := f.Paths[r.Pattern]
+			if !known {
+				fact.Kind = host.KindUnknown
+			}
+			add(r, id, false, r.Pattern)
+			if fact.Real != "" && fact.Real != r.Pattern {
+				add(r, id, false, fact.Real)
+			}
+			switch {
+			case fact.Kind == host.KindAbsent && deny:
+				st.Note = "nothing is there now"
+				st.Status = plan.Coarse
+			case fact.Kind == host.KindAbsent:
+				st.Note = "nothing is there"
+			case fact.Kind == host.KindUnknown && !deny:
+				st.Note, st.Status = "could not be looked at, so it is not there inside", plan.Impossible
+			}
+		}
+	}
+	// A guard is a rule against writing, for each thing it has found.
+	for _, g := range c.in.Policy.Guards {
+		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
+			"what exists is read-only; what appears is noticed, and set aside before the run ends")
+		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
+		add(r, id, true, matches[g.Pattern]...)
+	}
+}
+
+// ownRoots are the names in "/" that the inside has of its own, whatever the
+// rules say.
+var ownRoots = []string{"proc", "dev", "sys", "run", "tmp"}
+
+// access is what a path is at last.
+type access struct {
+	read, write bool
+	by          int  // ID of the deciding rule
+	explicit    bool // a rule names this very path
+}
+
+// decide is the one place where path rules are weighed: the most specific one
+// wins, then the stronger layer, then deny. Managed denies are absolute.
+func (c *compiler) decide(p string) access {
+	var read, write *pathRule
+	for i := range c.paths {
+		r := &c.paths[i]
+		if !covers(r.Pattern, p) {
+			continue
+		}
+		if r.Access != policy.DenyWrite && stronger(r, read) {
+			read = r
+		}
+		if r.Access != policy.AllowRead && stronger(r, write) {
+			write = r
+		}
+	}
+	a := access{}
+	if read != nil {
+		a.read = read.Access != policy.DenyRead
+		a.by, a.explicit = read.id, read.Pattern == p
+	}
+	if a.read && write != nil {
+		a.write = write.Access == policy.AllowWrite
+		if a.write || write.Access == policy.DenyWrite {
+			a.by, a.explicit = write.id, write.Pattern == p
+		}
+	}
+	return a
+}
+
+func covers(pattern, p string) bool {
+	return p == pattern || pattern == "/" || len(p) > len(pattern) && p[len(pattern)] == '/' && p[:len(pattern)] == pattern
+}
+
+// stronger reports whether a wins over b.
+func stronger(a, b *pathRule) bool {
+	if b == nil {
+		return true
+	}
+	denies := func(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
+	managed := func(r *pathRule) bool { return r.Origin.Layer == "managed" && denies(r) }
+	if managed(a) != managed(b) {
+		return managed(a)
+	}
+	if la, lb := len(a.Pattern), len(b.Pattern); la != lb {
+		// Both cover the same path, so the longer is the deeper.
+		return la > lb
+	}
+	if a.Glob != b.Glob {
+		return b.Glob
+	}
+	if a.layer != b.layer {
+		return a.layer > b.layer
+	}
+	return denies(a)
+}
+
+// tree writes the mounts.
+func (c *compiler) tree() {
+	c.mounted = map[string]int{}
+	tempSize, inodes := int64(1<<30), int64(1<<18)
+	for _, l := range c.in.Policy.Limits {
+		if l.Name == "temp-size" {
+			tempSize = l.Value
+		}
+	}
+	type subject struct {
+		path string
+		own  *plan.Mount
+	}
+	var list []subject
+	for _, m := range []plan.Mount{
+		{Kind: plan.Proc, Target: "/proc", Create: true, Directory: true},
+		{Kind: plan.Dev, Target: "/dev", Create: true, Directory: true},
+		{Kind: plan.Tmpfs, Target: "/dev/shm", Write: true, Size: tempSize, Inodes: inodes, Directory: true},
+		{Kind: plan.Tmpfs, Target: "/tmp", Write: true, Size: tempSize, Inodes: inodes, Create: true, Directory: true},
+		{Kind: plan.Tmpfs, Target: "/var/tmp", Write: true, Size: tempSize, Inodes: inodes, Create: true, Directory: true},
+		{Kind: plan.Dir, Target: "/run"},
+	} {
+		list = append(list, subject{m.Target, &m})
+	}
+	seen := map[string]bool{}
+	for _, r := range c.paths {
+		if !seen[r.Pattern] {
+			seen[r.Pattern] = true
+			list = append(list, subject{path: r.Pattern})
+		}
+	}
+	if !seen[c.in.Facts.Home] {
+		list = append(list, subject{path: c.in.Facts.Home})
+	}
+	sort.SliceStable(list, func(i, j int) bool { return less(list[i].path, list[j].path) })
+
+	for _, s := range list {
+		switch {
+		case s.own != nil:
+			// What the inside has of its own covers what rules say there.
+			c.mount(*s.own)
+		case s.path == c.in.Facts.Home:
+			c.home()
+		default:
+			c.subject(s.path)
+		}
+	}
+}
+
+// less sorts a path before what lies below it, and siblings by name.
+func less(a, b string) bool {
+	return strings.ReplaceAll(a, "/", "\x00") < strings.ReplaceAll(b, "/", "\x00")
+}
+
+func (c *compiler) mount(m plan.Mount) {
+	if _, ok := c.mounted[m.Target]; ok {
+		return
+	}
+	c.mounted[m.Target] = len(c.p.Mounts)
+	c.p.Mounts = append(c.p.Mounts, m)
+}
+
+// on is the mount that target lies on; nil for the empty root.
+func (c *compiler) on(target string) *plan.Mount {
+	for dir := path.Dir(target); ; dir = path.Dir(dir) {
+		if i, ok := c.mounted[dir]; ok {
+			return &c.p.Mounts[i]
+		}
+		if dir == "/" {
+			return nil
+		}
+	}
+}
+
+// ours: nothing of the host is there, so a mount point is made.
+func ours(m *plan.Mount) bool {
+	return m == nil || m.Kind == plan.Tmpfs || m.Kind == plan.Home || m.Kind == plan.Dir || m.Kind == plan.Dev
+}
+
+// home puts the private home where the host's is hidden.
+func (c *compiler) home() {
+	home := c.in.Facts.Home
+	a := c.decide(home)
+	if a.read {
+		// The person lets the inside read the real home; then that is what
+		// it is, and the policy says what may be written in it.
+		c.p.PrivateHome = ""
+		c.subject(home)
+		return
+	}
+	m := plan.Mount{Kind: plan.Home, Target: home, Source: c.p.PrivateHome, Write: true, Directory: true, Mode: 0o700, Create: ours(c.on(home)), Rule: a.by}
+	if m.Source == "" {
+		m.Kind = plan.Tmpfs
+		m.Size, m.Inodes = c.scratchSize()
+	}
+	c.mount(m)
+}
+
+func (c *compiler) scratchSize() (int64, int64) {
+	for _, m := range c.p.Mounts {
+		if m.Kind == plan.Tmpfs && m.Write {
+			return m.Size, m.Inodes
+		}
+	}
+	return 1 << 30, 1 << 18
+}
+
+// subject mounts one path that a rule names, if its access differs from what it
+// lies on.
+func (c *compiler) subject(p string) {
+	if c.own(p) {
+		return
+	}
+	fact, ok := c.in.Facts.Paths[p]
+	if !ok {
+		for _, f := range c.in.Facts.Found {
+			if f.Path == p {
+				fact, ok = host.Path{Kind: f.Kind, Real: p, RealKind: f.Kind}, true
+				break
+			}
+		}
+	}
+	if !ok {
+		fact.Kind = host.KindUnknown
+	}
+	a, base := c.decide(p), c.on(p)
+	has := access{}
+	if base != nil && !ours(base) && base.Kind != plan.Mask {
+		has = access{read: true, write: base.Write}
+	}
+	dir := fact.RealKind == host.KindDir
+	switch {
+	case fact.Kind == host.KindAbsent || (fact.Kind == host.KindUnknown && !has.read):
+		// Nothing to mount, and nothing to hide.
+		return
+	case fact.Kind == host.KindSymlink && (a.read || !has.read):
+		// The target is a subject of its own; the link is made where
+		// nothing of the host is.
+		if ours(base) && fact.Real != "" && c.decide(fact.Real).read {
+			c.mount(plan.Mount{Kind: plan.Symlink, Source: fact.Real, Target: p, Create: true, Rule: a.by})
+		} else if has.write && !a.write {
+			c.protect(p, false, a.by)
+		}
+		return
+	case !a.read && has.read:
+		if dir && c.allowedBelow(p) {
+			c.mount(plan.Mount{Kind: plan.Tmpfs, Target: p, Directory: true, Rule: a.by})
+			return
+		}
+		c.mount(plan.Mount{Kind: plan.Mask, Target: p, Directory: dir, Rule: a.by})
+	case !a.read:
+		// Hidden with all around it. What a rule names is masked all the
+		// same, so that an attempt is refused and seen, not just in vain.
+		if a.explicit && base != nil && base.Kind == plan.Home && !c.allowedBelow(p) {
+			c.mount(plan.Mount{Kind: plan.Mask, Target: p, Directory: dir, Create: true, Rule: a.by})
+		}
+	case a.write && has.write, !a.write && has.read && !has.write:
+		return
+	case !a.write && has.write:
+		c.protect(p, dir, a.by)
+	default:
+		if k := fact.RealKind; k == host.KindSocket || k == host.KindFifo || k == host.KindDevice {
+			// Opening one would be a way out of the boundary; no path rule
+			// gives that.
+			c.p.Rules[a.by-1].Status = plan.Impossible
+			c.p.Rules[a.by-1].Note = "it is a " + k + ", which a path rule does not open"
+			return
+		}
+		c.mount(plan.Mount{Kind: plan.Bind, Source: p, Target: p, Write: a.write, Directory: dir,
+			Create: ours(base), Optional: p != c.in.Workspace, Rule: a.by})
+	}
+}
+
+// own reports whether p lies in a part of the tree that the host has no say in.
+func (c *compiler) own(p string) bool {
+	if covers(c.in.Workspace, p) {
+		return false
+	}
+	return covers("/proc", p) || covers("/dev", p) || covers("/tmp", p) && p == "/tmp" || p == "/var/tmp" || p == "/run"
+}
+
+// allowedBelow reports whether a rule lets something below p be read.
+func (c *compiler) allowedBelow(p string) bool {
+	for _, r := range c.paths {
+		if len(r.Pattern) > len(p) && covers(p, r.Pattern) && c.decide(r.Pattern).read {
+			if f, ok := c.in.Facts.Paths[r.Pattern]; !ok || f.Kind != host.KindAbsent {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// protect makes p, which lies on a writable mount, read-only, and pins each
+// directory between the two: renaming a parent would carry the protection away
+// and leave the name free.
+func (c *compiler) protect(p string, dir bool, rule int) {
+	base := c.on(p)
+	if base.Kind == plan.Pin && !base.Write {
+		return
+	}
+	root := base.Target
+	var pins []string
+	for d := path.Dir(p); d != root && len(d) > len(root); d = path.Dir(d) {
+		pins = append(pins, d)
+	}
+	slices.Reverse(pins)
+	for _, d := range pins {
+		c.mount(plan.Mount{Kind: plan.Pin, Target: d, Write: true, Directory: true, Rule: rule})
+	}
+	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
+}
+
+// guards lists what the supervisor has to watch for.
+func (c *compiler) guards() {
+	n := len(c.in.Policy.Paths)
+	for i, g := range c.in.Policy.Guards {
+		guard := plan.Guard{Pattern: g.Pattern, Reason: g.Reason, Rule: n + i + 1}
+		for _, r := range c.paths {
+			if r.Access == policy.AllowWrite && !r.Glob && r.Pattern != c.in.Workspace && covers(c.in.Workspace, r.Pattern) {
+				guard.Except = append(guard.Except, strings.TrimPrefix(r.Pattern, c.in.Workspace+"/"))
+			}
+		}
+		c.p.Guards = append(c.p.Guards, guard)
+	}
+}
+
+// program checks that the command can be read inside.
+func (c *compiler) program() error {
+	if len(c.in.Command) == 0 {
+		return errors.New("compile: no command")
+	}
+	real := c.in.Program
+	if f, ok := c.in.Facts.Paths[real]; ok && f.Real != "" {
+		real = f.Real
+	}
+	a := c.decide(real)
+	if a.read {
+		return nil
+	}
+	e := &Error{
+		Text: fmt.Sprintf("%s can't be executed: it can't be read inside", c.in.Program),
+		Hint: "allow it with --allow-read " + path.Dir(real),
+	}
+	if r, ok := c.p.Rule(a.by); ok {
+		e.Origin = r.Origin
+		e.Text += " (" + r.Text + ")"
+	}
+	return e
+}

@@ -1,0 +1,144 @@
+package compile
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+)
+
+// environment builds the variables of the inside from nothing: what a rule lets
+// in, what a rule sets, and what the boundary itself must say. A deny wins over
+// everything but a later set of the same layer order.
+func (c *compiler) environment() {
+	outside := map[string]string{}
+	for _, kv := range c.in.Environ {
+		if name, value, ok := strings.Cut(kv, "="); ok && name != "" {
+			outside[name] = value
+		}
+	}
+	type variable struct {
+		value string
+		rule  int
+	}
+	vars := map[string]variable{}
+	denied := map[string]int{}
+	for _, r := range c.in.Policy.Env {
+		text := string(r.Action) + " environment " + r.Name
+		id := c.rule(text, r.Origin, plan.Enforced, "environment", "")
+		for name, value := range outside {
+			if !matchName(r.Name, name) {
+				continue
+			}
+			switch r.Action {
+			case policy.EnvAllow:
+				vars[name] = variable{value, id}
+			case policy.EnvDeny:
+				denied[name] = id
+			}
+		}
+		if r.Action == policy.EnvSet {
+			vars[r.Name] = variable{c.expand(r.Value), id}
+		}
+	}
+	for name := range denied {
+		delete(vars, name)
+	}
+	for name, value := range map[string]string{
+		"HOME": c.in.Facts.Home, "USER": c.in.Facts.User, "LOGNAME": c.in.Facts.User,
+		"PWD": c.in.Dir, "TMPDIR": "/tmp", "COFFERDAM": "1",
+	} {
+		vars[name] = variable{value, 0}
+	}
+	for name, v := range vars {
+		c.p.Environment = append(c.p.Environment, plan.EnvVar{Name: name, Value: v.value, Rule: v.rule})
+	}
+	sort.Slice(c.p.Environment, func(i, j int) bool { return c.p.Environment[i].Name < c.p.Environment[j].Name })
+}
+
+// expand replaces a leading "~" of a set value by the home inside.
+func (c *compiler) expand(value string) string {
+	if value == "~" || strings.HasPrefix(value, "~/") {
+		return c.in.Facts.Home + value[1:]
+	}
+	return value
+}
+
+func matchName(pattern, name string) bool {
+	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
+		return strings.HasPrefix(name, prefix)
+	}
+	return pattern == name
+}
+
+// network says what becomes of network rules while there is no gateway: every
+// deny holds, and no allow does.
+func (c *compiler) network() {
+	for _, r := range c.in.Policy.Net {
+		status, note := plan.Impossible, "this version has no gateway: nothing outside can be reached"
+		if r.Key == "deniedDomains" {
+			status, note = plan.Enforced, "nothing outside can be reached"
+		}
+		c.rule(r.Key+" "+r.Value, r.Origin, status, "net-namespace", note)
+	}
+}
+
+// limits chooses how each ceiling is held.
+func (c *compiler) limits() {
+	f := c.in.Facts
+	yes := func(name string) bool { return f.Mechanism(name).Answer == host.Yes }
+	group := ""
+	switch {
+	case yes(host.CgroupV2):
+		group = "cgroup-v2"
+	case f.UID == 0 && yes(host.CgroupV1):
+		group = "cgroup-v1"
+	}
+	last := map[string]policy.LimitRule{}
+	var names []string
+	for _, l := range c.in.Policy.Limits {
+		if _, ok := last[l.Name]; !ok {
+			names = append(names, l.Name)
+		}
+		last[l.Name] = l
+	}
+	for _, name := range names {
+		r := last[name]
+		l := plan.Limit{Name: r.Name, Value: r.Value, Unit: r.Unit, Status: plan.Enforced}
+		switch name {
+		case "time":
+			l.Mechanism = "supervisor"
+		case "open-files":
+			l.Mechanism, l.Note = "rlimit", "per process"
+		case "temp-size":
+			l.Mechanism, l.Note = "tmpfs", "/tmp, /var/tmp and /dev/shm together"
+		case "processes":
+			switch {
+			case group != "":
+				l.Mechanism = group
+			case f.UID != 0:
+				l.Mechanism = "rlimit"
+			case yes(host.PidMax) && r.Value >= 301:
+				l.Mechanism = "pid_max"
+			default:
+				l.Mechanism, l.Status, l.Note = "watch", plan.Coarse, "root is exempt from the limit of setrlimit(2); the supervisor counts"
+			}
+		case "memory":
+			if l.Mechanism = group; group == "" {
+				l.Mechanism, l.Status, l.Note = "watch", plan.Coarse, "the supervisor adds up the memory of all processes several times a second and ends the run when it is too much"
+			}
+		case "cpus":
+			if l.Mechanism = group; group == "" {
+				l.Mechanism, l.Status, l.Note = "affinity", plan.Coarse, "whole processors, by affinity"
+			}
+		default:
+			l.Status, l.Note = plan.Impossible, "unknown limit"
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the limit " + name, Because: "nothing here can hold it", Remedy: "remove it from the policy"})
+		}
+		l.Rule = c.rule(fmt.Sprintf("limit %s %d %s", l.Name, l.Value, l.Unit), r.Origin, l.Status, l.Mechanism, l.Note)
+		c.p.Limits = append(c.p.Limits, l)
+	}
+}
