@@ -9,8 +9,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"syscall"
+
+	"cofferdam/internal/testenv"
 )
 
 // The lock file pins every package by its hash: npm verifies what it gets.
@@ -21,25 +22,14 @@ var (
 	packageLock []byte
 )
 
-// Missing is why a test can't run here. It is a skip, or a failure if the
-// environment's REQUIRE names What.
+// Missing is why a test can't run here; see Skip.
 type Missing struct {
-	What string // "agents", "cofferdam", "testuser", ...
+	Need testenv.Need
 	Err  error
 }
 
-func (m *Missing) Error() string { return m.What + ": " + m.Err.Error() }
+func (m *Missing) Error() string { return string(m.Need) + ": " + m.Err.Error() }
 func (m *Missing) Unwrap() error { return m.Err }
-
-// Required tells whether the environment forbids to skip for want of what.
-func Required(what string) bool {
-	for r := range strings.SplitSeq(os.Getenv("REQUIRE"), ",") {
-		if r == what || what == "testuser" && r == "agents" {
-			return true
-		}
-	}
-	return false
-}
 
 // agentBinaries finds the native programs in an installation: the npm
 // packages' own launchers are scripts for node, or need a post-install step.
@@ -54,7 +44,7 @@ var agentBinaries = map[string]string{
 func InstallAgents(log io.Writer) (map[string]string, error) {
 	found, err := installAgents(log)
 	if err != nil {
-		return nil, &Missing{What: "agents", Err: err}
+		return nil, &Missing{testenv.Agents, err}
 	}
 	return found, nil
 }

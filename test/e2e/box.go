@@ -5,6 +5,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+
+	"cofferdam/internal/testenv"
 )
 
 // Box is one way to run a command: bare, or inside some boundary.
@@ -40,34 +42,34 @@ func Cofferdam(binary string) Box {
 	}}
 }
 
+// product is the need for a program to test.
+const product testenv.Need = "cofferdam"
+
 // FindCofferdam returns the program to test: the one that the environment's
-// COFFERDAM names, or this repository's, built into dir. The error is a
-// *Missing.
+// COFFERDAM names, or this repository's, built into dir. It is a *Missing if
+// there is nothing to build; not, if it does not compile.
 func FindCofferdam(dir string) (string, error) {
 	if file := os.Getenv("COFFERDAM"); file != "" {
-		return file, nil
+		return filepath.Abs(file)
 	}
 	root, err := repository()
 	if err != nil {
-		return "", &Missing{"cofferdam", err}
+		return "", err
 	}
 	if _, err := os.Stat(filepath.Join(root, "cmd", "cofferdam")); err != nil {
-		return "", &Missing{"cofferdam", errors.New("there is no cmd/cofferdam yet")}
+		return "", &Missing{product, err}
 	}
 	file := filepath.Join(dir, "cofferdam")
-	if err := build(file, "./cmd/cofferdam"); err != nil {
-		return "", &Missing{"cofferdam", err}
-	}
-	return file, nil
+	return file, build(file, "./cmd/cofferdam")
 }
 
 // FindBubblewrap tells whether the bubblewrap box can be used and is wanted.
 func FindBubblewrap() error {
 	if os.Getenv("COFFERDAM_E2E_BWRAP") == "" {
-		return &Missing{"bwrap", errors.New("only with COFFERDAM_E2E_BWRAP=1")}
+		return &Missing{testenv.Bubblewrap, errors.New("only with COFFERDAM_E2E_BWRAP=1")}
 	}
 	if _, err := exec.LookPath("bwrap"); err != nil {
-		return &Missing{"bwrap", err}
+		return &Missing{testenv.Bubblewrap, err}
 	}
 	return nil
 }

@@ -19,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"cofferdam/internal/testenv"
 	"cofferdam/test/e2e/modelapi"
 )
 
@@ -78,7 +79,7 @@ func NewSite(t testing.TB, p Programs) *Site {
 	t.Helper()
 	cred, err := credential()
 	if err != nil {
-		Skip(t, err)
+		t.Fatal(err)
 	}
 	root, err := os.MkdirTemp("/var/tmp", "cofferdam-e2e-")
 	if err != nil {
@@ -95,7 +96,7 @@ func NewSite(t testing.TB, p Programs) *Site {
 		cred: cred, canaries: map[string]string{}, seen: map[string]int{},
 	}
 	s.Environ = []string{
-		"HOME=" + home, "PATH=" + s.Tools + ":/usr/bin:/bin", "USER=" + testUser, "LOGNAME=" + testUser,
+		"HOME=" + home, "PATH=" + s.Tools + ":/usr/bin:/bin", "USER=" + testenv.User, "LOGNAME=" + testenv.User,
 		"SHELL=/bin/bash", "TERM=xterm-256color", "LANG=C.UTF-8",
 		"GITHUB_TOKEN=" + s.Canary("env GITHUB_TOKEN"), "CANARY_TOKEN=" + s.Canary("env CANARY_TOKEN"),
 	}
@@ -117,7 +118,10 @@ func NewSite(t testing.TB, p Programs) *Site {
 		t.Fatal(err)
 	}
 	s.TmpFile = tmp.Name()
-	t.Cleanup(func() { os.Remove(s.TmpFile) })
+	t.Cleanup(func() {
+		os.Remove(s.TmpFile)
+		os.Remove(s.TmpFile + ".new") // made by a bare attack
+	})
 	fmt.Fprintln(tmp, s.Canary("tmp file"))
 	if err := tmp.Close(); err != nil {
 		t.Fatal(err)
@@ -331,13 +335,13 @@ func place(t testing.TB, from, to string) {
 	}
 }
 
-// Skip ends a test that can't run here: as skipped, or as failed if the
-// environment's REQUIRE names what is missing.
+// Skip ends a test that can't run here: skipped if err is a *Missing (but
+// failed if REQUIRE names it), failed for any other reason.
 func Skip(t testing.TB, err error) {
 	t.Helper()
 	var missing *Missing
-	if !errors.As(err, &missing) || Required(missing.What) {
+	if !errors.As(err, &missing) {
 		t.Fatal(err)
 	}
-	t.Skip(err)
+	testenv.Skip(t, missing.Need, missing.Err.Error())
 }
