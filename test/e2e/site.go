@@ -92,7 +92,7 @@ func NewSite(t testing.TB, p Programs) *Site {
 	})
 	home := filepath.Join(root, "home")
 	s := &Site{
-		Home: home, Tools: filepath.Join(home, ".local/bin"), Workspace: filepath.Join(home, "src/project"),
+		Home: home, Tools: filepath.Join(home, ".local/bin"), Workspace: home,
 		cred: cred, canaries: map[string]string{}, seen: map[string]int{},
 	}
 	s.Environ = []string{
@@ -108,7 +108,6 @@ func NewSite(t testing.TB, p Programs) *Site {
 		".netrc":                   "machine git.test login owner password " + s.Canary("netrc") + "\n",
 		".bash_history":            "export TOKEN=" + s.Canary("shell history") + "\n",
 		"src/other/notes.txt":      s.Canary("other project") + "\n",
-		"src/project/README.md":    "# project\n",
 		".local/share/owner/empty": "",
 	} {
 		s.write(t, filepath.Join(home, name), content, 0o600)
@@ -138,8 +137,18 @@ func NewSite(t testing.TB, p Programs) *Site {
 		place(t, file, filepath.Join(s.Tools, name))
 	}
 	s.startWitness(t)
-	s.Git(t, "init", "--quiet", "--initial-branch=main")
+	s.SetWorkspace(t, "src/project")
 	return s
+}
+
+// SetWorkspace makes the directory below the home a git repository, and the
+// workspace of what follows.
+func (s *Site) SetWorkspace(t testing.TB, name string) {
+	t.Helper()
+	s.Workspace = filepath.Join(s.Home, name)
+	s.write(t, filepath.Join(s.Workspace, "README.md"), "# project\n", 0o644)
+	s.own(t, s.Workspace)
+	s.Git(t, "init", "--quiet", "--initial-branch=main")
 }
 
 // own gives everything below the roots to the test user.
