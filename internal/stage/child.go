@@ -97,26 +97,31 @@ func forget(img *image) {
 //
 //go:nosplit
 //go:norace
-func run(img *image, list []op, who uint32) (child uintptr) {
+func run(img *image, list []call.Call, who uint32) (child uintptr) {
 	for i := 0; i < len(list); i++ {
-		o := &list[i]
-		r, _, e := syscall.RawSyscall6(o.nr, o.args[0], o.args[1], o.args[2], o.args[3], o.args[4], o.args[5])
-		if e != 0 || (o.flags&flagCheck != 0 && r != o.want) {
-			if o.flags&flagOptional != 0 {
-				i += int(o.skip)
+		o := &list[i].Op
+		again := uintptr(0)
+	repeat:
+		r, _, e := syscall.RawSyscall6(o.NR, o.Args[0], o.Args[1]+again, o.Args[2], o.Args[3], o.Args[4], o.Args[5])
+		if e != 0 || (o.Flags&call.Check != 0 && r != o.Want) {
+			if o.Flags&call.Optional != 0 {
+				i += int(o.Skip)
 				continue
 			}
 			fail(img, who, uint32(i), e, r)
 		}
-		if o.flags&flagFork != 0 {
+		if again++; again < o.Times {
+			goto repeat
+		}
+		if o.Flags&call.Fork != 0 {
 			if r == 0 {
 				list, who, i = img.second, 1, -1
 				continue
 			}
 			child = r
 		}
-		if o.slot != 0 && r != o.slot {
-			if _, _, e := syscall.RawSyscall6(unix.SYS_DUP3, r, o.slot, unix.O_CLOEXEC, 0, 0, 0); e != 0 {
+		if o.Slot != 0 && r != o.Slot {
+			if _, _, e := syscall.RawSyscall6(unix.SYS_DUP3, r, o.Slot, unix.O_CLOEXEC, 0, 0, 0); e != 0 {
 				fail(img, who, uint32(i), e, r)
 			}
 			syscall.RawSyscall6(unix.SYS_CLOSE, r, 0, 0, 0, 0, 0)

@@ -61,27 +61,11 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("%s: %s", f.Call, f.Errno.Error())
 }
 
-// op is a call.Call as the child reads it: integers only.
-type op struct {
-	nr    uintptr
-	args  [6]uintptr
-	want  uintptr
-	slot  uintptr
-	skip  uintptr
-	flags uintptr
-}
-
-const (
-	flagCheck = 1 << iota
-	flagOptional
-	flagFork
-)
-
 // image is everything the child touches, in memory mapped for it alone. The two
 // lists are on the launcher's heap, of which the child has a copy until it has
 // run them.
 type image struct {
-	first, second []op
+	first, second []call.Call
 	init          bool
 
 	stack  span
@@ -103,29 +87,12 @@ type failure struct {
 
 const failureSize = int(unsafe.Sizeof(failure{}))
 
-func flatten(list []call.Call) []op {
-	out := make([]op, len(list))
-	for i, c := range list {
-		o := op{nr: c.NR, args: c.Args, want: c.Want, slot: uintptr(c.Slot), skip: uintptr(c.SkipOnError)}
-		if c.Check {
-			o.flags |= flagCheck
-		}
-		if c.Optional {
-			o.flags |= flagOptional
-		}
-		if c.Fork {
-			o.flags |= flagFork
-		}
-		out[i] = o
-	}
-	return out
-}
-
 // Start clones with the given CLONE_NEW* flags and runs the program in the
 // child. cgroup, if not negative, is a cgroup v2 directory to be born in
-// (clone3, Linux 5.7). The caller must hold the OS thread locked for as long as
-// the child shall live: PR_SET_PDEATHSIG follows the thread, not the process.
-// Start returns at once; how the program went is read from the Errors pipe.
+// (clone3, Linux 5.7). PR_SET_PDEATHSIG of the child follows the thread that
+// calls Start, not the process; the runtime never ends a thread but one whose
+// goroutine ended while locked to it, so nothing in a process that uses Start may
+// do that. Start returns at once; how the program went is read from the Errors pipe.
 func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
 	img, err := newImage()
 	if err != nil {
@@ -134,8 +101,7 @@ func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
 	defer img.free()
 	// The image is no memory of the garbage collector's: what it points to is
 	// kept alive here.
-	first, second := flatten(p.First), flatten(p.Second)
-	img.first, img.second, img.init, img.all = first, second, p.Init, ^uint64(0)
+	img.first, img.second, img.init, img.all = p.First, p.Second, p.Init, ^uint64(0)
 	stack, rest, err := memory(uintptr(unsafe.Pointer(img)))
 	if err != nil {
 		return 0, err
@@ -153,11 +119,9 @@ func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
 	syscall.ForkLock.Unlock()
 	call.Alive(p.First)
 	call.Alive(p.Second)
-	runtime.KeepAlive(first)
-	runtime.KeepAlive(second)
 	runtime.KeepAlive(args)
 	if errno != 0 {
-		return 0, &Failure{Call: call.New("namespaces", "clone "+flagNames(flags), unix.SYS_CLONE), Errno: errno}
+		return 0, &Failure{Call: call.New("namespaces", "clone", unix.SYS_CLONE).On(flagNames(flags)), Errno: errno}
 	}
 	return int(r), nil
 }

@@ -40,7 +40,7 @@ type descriptors struct {
 
 // program writes the plan down. It is a pure function of its arguments.
 func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, error) {
-	prog := &stage.Program{Init: true}
+	prog := &stage.Program{Init: true, First: make([]call.Call, 0, 512)}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
 	passed, err := pass(fd)
@@ -192,7 +192,7 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 	t := &tree{made: map[string]bool{"/": true}, kinds: map[string]plan.Mount{}}
 	t.add(mount.Private())
 	t.add(mount.Tmpfs("new root", 4<<20, 16384, 0o755, mount.NoSUID|mount.NoDev, call.Root)...)
-	t.add(mount.Over(call.Root)...)
+	t.add(mount.Over(call.Root))
 
 	t.stage(p)
 
@@ -220,11 +220,11 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 			t.add(mount.Rebind(call.Root, m.Target, bindAttr(m), m.Optional)...)
 		case plan.Tmpfs:
 			if m.Write {
-				t.add(mount.From("tmpfs on "+m.Target, call.Scratch, scratchName(m.Target), call.Root, m.Target, mount.NoSUID|mount.NoDev)...)
+				t.add(mount.From("mount tmpfs on", call.Scratch, scratchName(m.Target), call.Root, m.Target, mount.NoSUID|mount.NoDev)...)
 				break
 			}
-			t.add(mount.Tmpfs("empty "+m.Target, 1<<20, 4096, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Tree)...)
-			t.add(mount.Attach("empty "+m.Target, call.Root, call.Tree, m.Target)...)
+			t.add(mount.Tmpfs(m.Target, 1<<20, 4096, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Tree)...)
+			t.add(mount.Attach("attach", call.Root, call.Tree, m.Target)...)
 			seal = append(seal, m.Target)
 		case plan.Mask:
 			t.mask(m)
@@ -306,7 +306,7 @@ func (t *tree) nearest(target string) (plan.Mount, bool) {
 func (t *tree) stage(p *plan.Plan) {
 	t.dir(staging)
 	t.add(mount.Tmpfs("staging", 1<<16, 16, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Masks)...)
-	t.add(mount.Attach("staging", call.Root, call.Masks, staging)...)
+	t.add(mount.Attach("attach", call.Root, call.Masks, staging)...)
 	t.add(mount.File(call.Masks, "file", 0), mount.Chmod(call.Masks, "file", 0))
 	t.add(mount.Dir(call.Masks, "dir", 0), mount.Chmod(call.Masks, "dir", 0))
 
@@ -315,7 +315,7 @@ func (t *tree) stage(p *plan.Plan) {
 		t.add(mount.Dir(call.Masks, "fuse", 0o755))
 		t.add(mount.Fuse(call.Fuse, fuseOptions(p), call.FuseFS)...)
 		t.add(process.Send(tagFuse, call.Fuse))
-		t.add(mount.Attach("masks", call.Root, call.FuseFS, staging+"/fuse")...)
+		t.add(mount.Attach("attach", call.Root, call.FuseFS, staging+"/fuse")...)
 	}
 
 	var size, inodes int64
@@ -326,7 +326,7 @@ func (t *tree) stage(p *plan.Plan) {
 	}
 	t.add(mount.Dir(call.Masks, "scratch", 0o755))
 	t.add(mount.Tmpfs("tmpfs for temporary files", size, inodes, 0o755, mount.NoSUID|mount.NoDev, call.Scratch)...)
-	t.add(mount.Attach("tmpfs for temporary files", call.Root, call.Scratch, staging+"/scratch")...)
+	t.add(mount.Attach("attach", call.Root, call.Scratch, staging+"/scratch")...)
 	for _, m := range p.Mounts {
 		if m.Kind == plan.Tmpfs && m.Write {
 			mode := m.Mode
@@ -352,18 +352,18 @@ func scratchName(target string) string {
 
 // mask puts something unreadable over the target.
 func (t *tree) mask(m plan.Mount) {
-	obj := "mask " + m.Target
+	const verb = "mask"
 	attr := mount.NoSUID | mount.NoDev | mount.NoExec
 	switch {
 	case t.fuse:
 		// Not read-only: the kernel would refuse writers without asking the
 		// launcher, and nothing can be written there anyway.
-		t.add(mount.From(obj, call.FuseFS, strconv.Itoa(t.masks), call.Root, m.Target, attr)...)
+		t.add(mount.From(verb, call.FuseFS, strconv.Itoa(t.masks), call.Root, m.Target, attr)...)
 		t.masks++
 	case m.Directory:
-		t.add(mount.From(obj, call.Masks, "dir", call.Root, m.Target, attr|mount.ReadOnly)...)
+		t.add(mount.From(verb, call.Masks, "dir", call.Root, m.Target, attr|mount.ReadOnly)...)
 	default:
-		t.add(mount.From(obj, call.Masks, "file", call.Root, m.Target, attr|mount.ReadOnly)...)
+		t.add(mount.From(verb, call.Masks, "file", call.Root, m.Target, attr|mount.ReadOnly)...)
 	}
 }
 
@@ -382,8 +382,8 @@ func fuseMaskList(p *plan.Plan) []fusemask.Mask {
 // and not of processes is read-only or masked, as in the OCI runtime
 // specification's default lists; most of it is refused by uid anyway.
 func (t *tree) proc(target string) {
-	t.add(mount.New("proc on "+target, "proc", nil, mount.NoSUID|mount.NoDev|mount.NoExec, call.Tree)...)
-	t.add(mount.Attach("proc on "+target, call.Root, call.Tree, target)...)
+	t.add(mount.New(target, "proc", nil, mount.NoSUID|mount.NoDev|mount.NoExec, call.Tree)...)
+	t.add(mount.Attach("attach", call.Root, call.Tree, target)...)
 }
 
 // kernelKnobs come after the new /proc is there and before it is closed.
@@ -415,8 +415,8 @@ func skipMissing(list []call.Call) []call.Call {
 // dev is the smallest /dev that programs expect: no disk, no kernel memory, no
 // terminal but those of its own devpts.
 func (t *tree) dev(target string) {
-	t.add(mount.Tmpfs("tmpfs on "+target, 1<<16, 64, 0o755, mount.NoSUID|mount.NoExec, call.Tree)...)
-	t.add(mount.Attach("tmpfs on "+target, call.Root, call.Tree, target)...)
+	t.add(mount.Tmpfs(target, 1<<16, 64, 0o755, mount.NoSUID|mount.NoExec, call.Tree)...)
+	t.add(mount.Attach("attach", call.Root, call.Tree, target)...)
 	for _, name := range []string{"null", "zero", "full", "random", "urandom", "tty"} {
 		node := path.Join(target, name)
 		t.add(mount.File(call.Root, node, 0o666))
@@ -424,9 +424,9 @@ func (t *tree) dev(target string) {
 	}
 	pts := path.Join(target, "pts")
 	t.add(mount.Dir(call.Root, pts, 0o755))
-	t.add(mount.New("devpts on "+pts, "devpts", []mount.Option{{Key: "mode", Value: "0620"}, {Key: "ptmxmode", Value: "0666"}},
+	t.add(mount.New(pts, "devpts", []mount.Option{{Key: "mode", Value: "0620"}, {Key: "ptmxmode", Value: "0666"}},
 		mount.NoSUID|mount.NoExec, call.Tree)...)
-	t.add(mount.Attach("devpts on "+pts, call.Root, call.Tree, pts)...)
+	t.add(mount.Attach("attach", call.Root, call.Tree, pts)...)
 	for _, l := range [][2]string{
 		{"pts/ptmx", "ptmx"}, {"/proc/self/fd", "fd"}, {"/proc/self/fd/0", "stdin"},
 		{"/proc/self/fd/1", "stdout"}, {"/proc/self/fd/2", "stderr"},

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -79,7 +80,7 @@ func (b Boundary) explain(err error) error {
 	if f.Call.Stage == "exec" {
 		return &boundary.ExecError{Program: f.Call.Object, Errno: f.Errno}
 	}
-	e := &boundary.SetupError{Stage: f.Call.Stage, Op: f.Call.Object, Errno: f.Errno}
+	e := &boundary.SetupError{Stage: f.Call.Stage, Op: strings.TrimSpace(f.Call.Verb + " " + f.Call.Object), Errno: f.Errno}
 	if b.Remedy != nil {
 		e.Remedy = b.Remedy(e.Stage, e.Op, e.Errno)
 	}
@@ -112,9 +113,6 @@ type running struct {
 	status     *os.File
 	lifeline   *os.File
 
-	// The owner of the thread that cloned: it stays until ended is closed,
-	// since the child dies with that thread.
-	ended chan struct{}
 	// servers are the goroutines that answer the kernel for the inside.
 	servers  sync.WaitGroup
 	masks    *fusemask.Server
@@ -184,7 +182,7 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	if err != nil {
 		return err
 	}
-	if r.pid, err = r.clone(prog, flags); err != nil {
+	if r.pid, err = stage.Start(prog, flags, r.group.directory()); err != nil {
 		return err
 	}
 	runtime.KeepAlive(s)
@@ -212,41 +210,18 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 		g.Close()
 	}
 
-	// What the child sends is served from now on, since it may wait for an
-	// answer before it can go on; the channel ends when the command runs.
-	received := make(chan error, 1)
-	go func() { received <- r.receive(channel) }()
+	// What the child sends is served from now on (it may wait for an answer
+	// before it can go on), until it has executed the command or died.
+	received := r.receive(channel)
 	result := prog.Result(errors)
-	if rerr := <-received; result == nil {
-		result = rerr
+	if result == nil {
+		result = received
 	}
 	if result != nil {
 		r.abandon()
 		return result
 	}
 	return nil
-}
-
-// clone runs the program in a child whose life hangs on a thread that does
-// nothing else.
-func (r *running) clone(prog *stage.Program, flags uintptr) (int, error) {
-	r.ended = make(chan struct{})
-	type cloned struct {
-		pid int
-		err error
-	}
-	done := make(chan cloned)
-	go func() {
-		// Never unlocked: the thread ends with the goroutine.
-		runtime.LockOSThread()
-		pid, err := stage.Start(prog, flags, r.group.directory())
-		done <- cloned{pid, err}
-		if err == nil {
-			<-r.ended
-		}
-	}()
-	c := <-done
-	return c.pid, c.err
 }
 
 // receive takes the child's descriptors until the channel ends.
@@ -397,7 +372,6 @@ func (r *running) reap() {
 	r.mu.Lock()
 	r.dead = true
 	r.mu.Unlock()
-	close(r.ended)
 }
 
 // Wait implements boundary.Running.

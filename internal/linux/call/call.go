@@ -17,36 +17,51 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Call is one system call.
-type Call struct {
+// Op is what a child needs to know of a call: integers only, since it can't
+// follow anything else.
+type Op struct {
 	NR   uintptr
 	Args [6]uintptr
+	// Want is the only good result, if Flags has Check (a read of one byte).
+	Want uintptr
 	// Slot, when not 0, is the descriptor number that the result is moved to.
-	Slot int
-	// Check: Want is the only good result (a read of one byte).
-	Check bool
-	Want  uintptr
-	// Optional calls may fail; SkipOnError more calls are then left out.
-	Optional    bool
-	SkipOnError int
+	Slot uintptr
+	// Skip more calls are left out when an Optional one fails.
+	Skip uintptr
+	// Times: the call is made so often in all, with the second argument one
+	// higher each time; 0 is once.
+	Times uintptr
+	Flags uintptr
+}
+
+// Flags of an Op.
+const (
+	Check = 1 << iota
+	Optional
 	// Fork marks a clone whose child goes on at the start of the second list
 	// of the program.
-	Fork bool
+	Fork
+)
 
-	// Stage and Object name the call to a person: "mounts", "bind /usr".
-	Stage  string
-	Object string
+// Call is one system call.
+type Call struct {
+	Op
+
+	// Stage, Verb and Object name the call to a person: "mounts", "bind",
+	// "/usr".
+	Stage, Verb, Object string
 	// Rule is the plan rule that the call serves, 0 if none.
 	Rule int
 
 	// keep holds what Args point to, so that it is not collected.
-	keep []unsafe.Pointer
+	keep [3]unsafe.Pointer
+	kept int
 }
 
 // New makes a call. An argument is an int kind, a string (passed as a
 // NUL-terminated copy), a []byte or a pointer made with Ptr.
-func New(stage, object string, nr uintptr, args ...any) Call {
-	c := Call{NR: nr, Stage: stage, Object: object}
+func New(stage, verb string, nr uintptr, args ...any) Call {
+	c := Call{Op: Op{NR: nr}, Stage: stage, Verb: verb}
 	if len(args) > len(c.Args) {
 		panic("call.New: a system call has at most six arguments")
 	}
@@ -73,26 +88,20 @@ func New(stage, object string, nr uintptr, args ...any) Call {
 	return c
 }
 
-// Pointer is an argument that points to a Go value on the heap.
+// Pointer is an argument that points to a Go value on the heap. The value may
+// hold Go pointers itself: the garbage collector follows them.
 type Pointer struct{ p unsafe.Pointer }
 
-// Ptr passes v by address. v must hold no Go pointers of its own but those
-// that other arguments of the same list keep alive.
+// Ptr passes v by address.
 func Ptr[T any](v *T) Pointer { return Pointer{unsafe.Pointer(v)} }
 
-// Hold keeps p alive as long as the call.
-func (c *Call) Hold(p ...Pointer) {
-	for _, x := range p {
-		c.keep = append(c.keep, x.p)
-	}
-}
-
 func (c *Call) hold(p unsafe.Pointer) uintptr {
-	c.keep = append(c.keep, p)
+	c.keep[c.kept] = p
+	c.kept++
 	return uintptr(p)
 }
 
-// Bytes returns a NUL-terminated copy of s that escapes to the heap.
+// Bytes returns a NUL-terminated copy of s on the heap.
 func Bytes(s string) *byte { return (*byte)(cstring(s)) }
 
 func cstring(s string) unsafe.Pointer {
@@ -106,24 +115,44 @@ func cstring(s string) unsafe.Pointer {
 	return unsafe.Pointer(&b[0])
 }
 
+// On returns c with the object that it works on.
+func (c Call) On(object string) Call { c.Object = object; return c }
+
 // Into returns c with its result moved to slot.
-func (c Call) Into(slot int) Call { c.Slot = slot; return c }
+func (c Call) Into(slot int) Call { c.Slot = uintptr(slot); return c }
 
 // OrSkip returns c as optional: when it fails, so many calls after it are left
 // out as well.
-func (c Call) OrSkip(more int) Call { c.Optional, c.SkipOnError = true, more; return c }
+func (c Call) OrSkip(more int) Call {
+	c.Flags |= Optional
+	c.Skip = uintptr(more)
+	return c
+}
 
 // Wanting returns c with the only result that is good.
-func (c Call) Wanting(r uintptr) Call { c.Check, c.Want = true, r; return c }
+func (c Call) Wanting(r uintptr) Call {
+	c.Flags |= Check
+	c.Want = r
+	return c
+}
 
-// For returns c tagged with the plan rule it serves.
-func (c Call) For(rule int) Call { c.Rule = rule; return c }
+// Repeat returns c made n times, with the second argument counting up.
+func (c Call) Repeat(n int) Call { c.Times = uintptr(n); return c }
+
+// Forking returns c as the clone of a second child.
+func (c Call) Forking() Call { c.Flags |= Fork; return c }
 
 // Alive keeps the memory of a list of calls until this point.
 func Alive(list []Call) { runtime.KeepAlive(list) }
 
 // String is the call for a listing: "mounts: bind /usr".
-func (c Call) String() string { return c.Stage + ": " + c.Object }
+func (c Call) String() string {
+	s := c.Stage + ": " + c.Verb
+	if c.Object != "" {
+		s += " " + c.Object
+	}
+	return s
+}
 
 // Slots: descriptor numbers in the child. They lie in one block, so that all
 // else can be closed with two calls; the launcher keeps its own descriptors
@@ -162,11 +191,10 @@ const (
 	Last
 )
 
-// Write returns the three calls that write text to a file below dirfd.
+// Write returns the calls that write text to a file below dirfd.
 func Write(stage string, dirfd int, path, text string) []Call {
-	obj := "write " + path
 	return []Call{
-		New(stage, obj, unix.SYS_OPENAT, dirfd, path, unix.O_WRONLY|unix.O_CLOEXEC).Into(Socket),
-		New(stage, obj, unix.SYS_WRITE, Socket, text, len(text)).Wanting(uintptr(len(text))),
+		New(stage, "open", unix.SYS_OPENAT, dirfd, path, unix.O_WRONLY|unix.O_CLOEXEC).On(path).Into(Socket),
+		New(stage, "write", unix.SYS_WRITE, Socket, text, len(text)).On(path).Wanting(uintptr(len(text))),
 	}
 }

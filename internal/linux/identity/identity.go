@@ -5,7 +5,6 @@ package identity
 
 import (
 	"fmt"
-	"strconv"
 
 	"golang.org/x/sys/unix"
 
@@ -30,12 +29,12 @@ func Map(uid, gid int) []call.Call {
 
 // Hostname sets the host name of the new uts namespace.
 func Hostname(name string) call.Call {
-	return call.New("identity", "host name "+name, unix.SYS_SETHOSTNAME, name, len(name))
+	return call.New("identity", "set the host name", unix.SYS_SETHOSTNAME, name, len(name)).On(name)
 }
 
-// lastCapability is the highest number worth dropping. The kernel answers EINVAL
-// for those it does not know, so numbers of the future cost nothing.
-const lastCapability = 63
+// newer is how many capabilities above those known here are dropped too. The
+// kernel answers EINVAL for the first that it does not know, which ends the row.
+const newer = 63 - unix.CAP_LAST_CAP
 
 // DropBounding empties the bounding set, so that no file capability can give
 // anything back, and locks the rules by which uid 0 would get capabilities at
@@ -45,18 +44,12 @@ func DropBounding() []call.Call {
 		1<<2 | 1<<3 | // NO_SETUID_FIXUP and locked
 		1<<5 | // KEEP_CAPS locked (off)
 		1<<6 | 1<<7 // NO_CAP_AMBIENT_RAISE and locked
-	list := []call.Call{
+	return []call.Call{
 		call.New("capabilities", "lock the rules of uid 0", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secure),
 		call.New("capabilities", "clear ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
+		call.New("capabilities", "empty the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, 0).Repeat(unix.CAP_LAST_CAP + 1),
+		call.New("capabilities", "empty the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_LAST_CAP+1).Repeat(newer).OrSkip(0),
 	}
-	for c := range lastCapability + 1 {
-		d := call.New("capabilities", "drop capability "+strconv.Itoa(c)+" from the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, c)
-		if c > unix.CAP_LAST_CAP {
-			d = d.OrSkip(0)
-		}
-		list = append(list, d)
-	}
-	return list
 }
 
 // DropAll gives up the effective, permitted and inheritable sets.

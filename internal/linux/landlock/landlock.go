@@ -50,7 +50,9 @@ type Rule struct {
 
 // rulesetAttr is struct landlock_ruleset_attr up to ABI 6.
 type rulesetAttr struct {
-	accessFS, accessNet, scoped uint64
+	accessFS uint64
+	_        uint64 // accessNet: local servers are wanted inside
+	scoped   uint64
 }
 
 // pathBeneath is struct landlock_path_beneath_attr, which is packed: 12 bytes.
@@ -79,11 +81,10 @@ func Restrict(abi int, rules []Rule) []call.Call {
 		if r.File {
 			access &= fileRights
 		}
-		obj := "allow writing below " + r.Path
 		list = append(list,
-			call.New(stage, obj, unix.SYS_OPENAT, unix.AT_FDCWD, r.Path, unix.O_PATH|unix.O_CLOEXEC).Into(call.Source),
-			call.New(stage, obj, unix.SYS_LANDLOCK_ADD_RULE, call.Ruleset, unix.LANDLOCK_RULE_PATH_BENEATH,
-				call.Ptr(&pathBeneath{allowed: uint64(access), fd: call.Source}), 0),
+			call.New(stage, "open", unix.SYS_OPENAT, unix.AT_FDCWD, r.Path, unix.O_PATH|unix.O_CLOEXEC).On(r.Path).Into(call.Source),
+			call.New(stage, "allow writing below", unix.SYS_LANDLOCK_ADD_RULE, call.Ruleset, unix.LANDLOCK_RULE_PATH_BENEATH,
+				call.Ptr(&pathBeneath{allowed: uint64(access), fd: call.Source}), 0).On(r.Path),
 		)
 	}
 	return append(list,

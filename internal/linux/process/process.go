@@ -4,7 +4,6 @@
 package process
 
 import (
-	"fmt"
 	"syscall"
 	"unsafe"
 
@@ -16,7 +15,7 @@ import (
 // Pass moves descriptor fd of the launcher to slot. Every Pass comes before
 // CloseAllButSlots; fd must be below call.First, so that none overwrites another.
 func Pass(fd, slot int) call.Call {
-	return call.New("descriptors", fmt.Sprintf("pass descriptor %d", fd), unix.SYS_DUP3, fd, slot, unix.O_CLOEXEC)
+	return call.New("descriptors", "pass to the child", unix.SYS_DUP3, fd, slot, unix.O_CLOEXEC)
 }
 
 // CloseAllButSlots closes every descriptor above 2 that is not in a slot.
@@ -49,7 +48,7 @@ func CloseSlotsBut(first, second int) []call.Call {
 
 // Standard makes the descriptor in slot number n (0, 1 or 2).
 func Standard(slot, n int) call.Call {
-	return call.New("descriptors", fmt.Sprintf("standard descriptor %d", n), unix.SYS_DUP3, slot, n, 0)
+	return call.New("descriptors", "make standard", unix.SYS_DUP3, slot, n, 0)
 }
 
 // Null opens /dev/null of the inside as 0, 1 and 2.
@@ -103,42 +102,32 @@ func UnblockSignals() call.Call {
 
 // Fork clones once more; the child goes on with the second list.
 func Fork() call.Call {
-	c := call.New("start", "fork the command", unix.SYS_CLONE, int(unix.SIGCHLD), 0, 0, 0, 0)
-	c.Fork = true
-	return c
+	return call.New("start", "fork the command", unix.SYS_CLONE, int(unix.SIGCHLD), 0, 0, 0, 0).Forking()
 }
 
 // Chdir changes the working directory.
 func Chdir(dir string) call.Call {
-	return call.New("start", "change to "+dir, unix.SYS_CHDIR, dir)
+	return call.New("start", "change directory to", unix.SYS_CHDIR, dir).On(dir)
 }
 
 // Execve replaces the process by the program.
 func Execve(program string, argv, env []string) call.Call {
-	c := call.New("exec", program, unix.SYS_EXECVE, program, 0, 0)
-	av, a := vector(argv)
-	ev, e := vector(env)
-	c.Args[1], c.Args[2] = uintptr(unsafe.Pointer(&av[0])), uintptr(unsafe.Pointer(&ev[0]))
-	c.Hold(call.Ptr(&av[0]), call.Ptr(&ev[0]))
-	c.Hold(a...)
-	c.Hold(e...)
-	return c
+	return call.New("exec", "execute", unix.SYS_EXECVE, program, call.Ptr(&vector(argv)[0]), call.Ptr(&vector(env)[0])).On(program)
 }
 
-func vector(list []string) ([]*byte, []call.Pointer) {
+// vector is a NULL-terminated array of strings.
+func vector(list []string) []*byte {
 	out := make([]*byte, len(list)+1)
-	keep := make([]call.Pointer, len(list))
 	for i, s := range list {
 		out[i] = call.Bytes(s)
-		keep[i] = call.Ptr(out[i])
 	}
-	return out, keep
+	return out
 }
 
 // Limit is one resource limit of setrlimit(2), soft and hard alike.
 func Limit(name string, resource int, soft, hard uint64) call.Call {
-	return call.New("limits", name, unix.SYS_PRLIMIT64, 0, resource,
-		call.Ptr(&unix.Rlimit{Cur: soft, Max: hard}), 0)
+	return call.New("limits", "limit", unix.SYS_PRLIMIT64, 0, resource,
+		call.Ptr(&unix.Rlimit{Cur: soft, Max: hard}), 0).On(name)
 }
 
 // Affinity confines the process to the first n processors that the caller may
@@ -163,9 +152,7 @@ func Filter(prog *unix.SockFprog, notify bool) call.Call {
 	if notify {
 		flags = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER
 	}
-	c := call.New("seccomp", "install the filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, call.Ptr(prog))
-	c.Hold(call.Ptr(prog.Filter))
-	return c
+	return call.New("seccomp", "install the filter", unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, call.Ptr(prog))
 }
 
 // Terminal makes a pty of the devpts at /dev/pts: the master in slot Ptmx, the
@@ -191,9 +178,7 @@ func Send(tag byte, slots ...int) call.Call {
 	data := []byte{tag}
 	iov := &unix.Iovec{Base: &data[0], Len: 1}
 	msg := &unix.Msghdr{Iov: iov, Iovlen: 1, Control: &oob[0], Controllen: uint64(len(oob))}
-	c := call.New("descriptors", fmt.Sprintf("send %q", tag), unix.SYS_SENDMSG, call.Channel, call.Ptr(msg), unix.MSG_NOSIGNAL).Wanting(1)
-	c.Hold(call.Ptr(iov), call.Ptr(&oob[0]), call.Ptr(&data[0]))
-	return c
+	return call.New("descriptors", "send", unix.SYS_SENDMSG, call.Channel, call.Ptr(msg), unix.MSG_NOSIGNAL).Wanting(1)
 }
 
 // Namespaces opens the namespaces of the calling process, so that they can be
@@ -202,7 +187,7 @@ func Send(tag byte, slots ...int) call.Call {
 func Namespaces() []call.Call {
 	var list []call.Call
 	for _, n := range namespaces {
-		list = append(list, call.New("namespaces", "open "+n.name, unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/ns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC).Into(n.slot))
+		list = append(list, call.New("namespaces", "open", unix.SYS_OPENAT, unix.AT_FDCWD, "/proc/self/ns/"+n.name, unix.O_RDONLY|unix.O_CLOEXEC).On(n.name).Into(n.slot))
 	}
 	return list
 }
@@ -213,7 +198,7 @@ func Namespaces() []call.Call {
 func Join() []call.Call {
 	var list []call.Call
 	for _, n := range namespaces {
-		list = append(list, call.New("namespaces", "join "+n.name, unix.SYS_SETNS, n.slot, n.flag))
+		list = append(list, call.New("namespaces", "join", unix.SYS_SETNS, n.slot, n.flag).On(n.name))
 	}
 	return list
 }

@@ -1,0 +1,33 @@
+# The two that a newcomer needs: `make test`, and `make` for the binary.
+GO      ?= go
+PKGS    := ./...
+VERSION := $(shell cat VERSION)
+
+.PHONY: build test test-setup race lint fuzz bench generate clean
+
+build: ## one static binary in bin/
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.version=$(VERSION)' -o bin/cofferdam ./cmd/cofferdam
+
+test: test-setup ## everything, with the real programs
+	test/run
+
+test-setup: ## install what the tests need from Debian packages and npm; says what
+	test/setup
+
+race: test-setup
+	$(GO) test -race -short ./internal/...
+
+lint: ## gofmt, vet, staticcheck
+	test/lint
+
+fuzz: ## each fuzz target for a short time
+	test/fuzz $(FUZZTIME)
+
+bench: build test-setup ## start, memory and overhead beside bare, bwrap and srt
+	$(GO) run ./test/bench
+
+generate:
+	$(GO) generate $(PKGS)
+
+clean:
+	rm -rf bin .cache
