@@ -1,9 +1,7 @@
 package e2e
 
 import (
-	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 
 	"cofferdam/internal/testenv"
@@ -61,15 +59,4 @@ func FindCofferdam(dir string) (string, error) {
 	}
 	file := filepath.Join(dir, "cofferdam")
 	return file, build(file, "./cmd/cofferdam")
-}
-
-// FindBubblewrap tells whether the bubblewrap box can be used and is wanted.
-func FindBubblewrap() error {
-	if os.Getenv("COFFERDAM_E2E_BWRAP") == "" {
-		return &Missing{testenv.Bubblewrap, errors.New("only with COFFERDAM_E2E_BWRAP=1")}
-	}
-	if _, err := exec.LookPath("bwrap"); err != nil {
-		return &Missing{testenv.Bubblewrap, err}
-	}
-	return nil
 }

@@ -22,7 +22,7 @@ var drawing = regexp.MustCompile(`\x1b(\[[0-9;?<>=]*[ -/]*[@-~]|\][^\x07\x1b]*(\
 func TestInteractiveStart(t *testing.T) {
 	inEachBox(t, []string{"claude"}, func(t *testing.T, agent string, box Box) {
 		if _, err := exec.LookPath("script"); err != nil {
-			Skip(t, &Missing{testenv.Need("script"), err})
+			Skip(t, &Missing{testenv.Agents, err})
 		}
 		s := site(t)
 		s.write(t, filepath.Join(s.Tools, "script.json"), "[]", 0o644)
