@@ -57,33 +57,10 @@ func installAgents(log io.Writer) (map[string]string, error) {
 	// One directory for each content of the lock file: another version never
 	// meets the leftovers of this one.
 	dir := filepath.Join(cache, fmt.Sprintf("agents-%x", sha256.Sum256(packageLock))[:19])
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return nil, err
-	}
-	unlock, err := lock(filepath.Join(dir, ".lock"))
-	if err != nil {
-		return nil, err
-	}
-	defer unlock()
 	// The mark is made last, so that a broken installation is made anew.
 	done := filepath.Join(dir, ".installed")
 	if _, err := os.Stat(done); err != nil {
-		npm, err := exec.LookPath("npm")
-		if err != nil {
-			return nil, errors.New("npm is not installed, and " + dir + " holds no agents")
-		}
-		for name, data := range map[string][]byte{"package.json": packageJSON, "package-lock.json": packageLock} {
-			if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
-				return nil, err
-			}
-		}
-		fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 700 MB)\n", dir)
-		cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
-		cmd.Dir = dir
-		if out, err := cmd.CombinedOutput(); err != nil {
-			return nil, fmt.Errorf("npm ci in %s: %v\n%s", dir, err, out)
-		}
-		if err := os.WriteFile(done, nil, 0o644); err != nil {
+		if err := npmInstall(log, dir, done); err != nil {
 			return nil, err
 		}
 	}
@@ -96,6 +73,37 @@ func installAgents(log io.Writer) (map[string]string, error) {
 		found[name] = paths[0]
 	}
 	return found, nil
+}
+
+// npmInstall fills dir and then makes the file done.
+func npmInstall(log io.Writer, dir, done string) error {
+	npm, err := exec.LookPath("npm")
+	if err != nil {
+		return errors.New("npm is not installed, and " + dir + " holds no agents")
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	unlock, err := lock(filepath.Join(dir, ".lock"))
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(done); err == nil {
+		return nil // while we waited
+	}
+	for name, data := range map[string][]byte{"package.json": packageJSON, "package-lock.json": packageLock} {
+		if err := os.WriteFile(filepath.Join(dir, name), data, 0o644); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 700 MB)\n", dir)
+	cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
+	cmd.Dir = dir
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("npm ci in %s: %v\n%s", dir, err, out)
+	}
+	return os.WriteFile(done, nil, 0o644)
 }
 
 func cacheDir() (string, error) {

@@ -132,6 +132,7 @@ func hostile(s *Site, list []attack) map[string]string {
 			fmt.Fprintf(&loot, "echo %s; ( %s ); echo\n", section(i), a.shell)
 		}
 	}
+	loot.WriteString("echo " + lootEnd + "\n")
 	run := func(vector string) string { return fmt.Sprintf("sh '%s/tools/loot.sh' %s", s.Workspace, vector) }
 	hook := func(vector string) any {
 		return []any{map[string]any{"matcher": "", "hooks": []any{map[string]any{"type": "command", "command": run(vector)}}}}
@@ -151,6 +152,9 @@ func hostile(s *Site, list []attack) map[string]string {
 	}
 }
 
+// lootEnd closes a loot file.
+const lootEnd = "=attack=end="
+
 // section heads what attack i brought back in a loot file.
 func section(i int) string { return fmt.Sprintf("=attack=%d=", i) }
 
@@ -165,7 +169,10 @@ func encode(v any) string {
 // attackSteps lets the agent itself try everything, with its shell tool and
 // its file tools, and call the repository's MCP tool.
 func attackSteps(agent string, list []attack) []modelapi.Step {
-	steps := []modelapi.Step{{ID: "mcp-call", Tool: modelapi.Grab}}
+	steps := []modelapi.Step{
+		{ID: "control", Tool: modelapi.Shell, Command: "cat README.md"},
+		{ID: "mcp-call", Tool: modelapi.Grab},
+	}
 	for i, a := range list {
 		if a.only != "" {
 			continue
@@ -271,7 +278,16 @@ func TestAttacks(t *testing.T) {
 		s.AddFiles(t, hostile(s, list))
 		steps := attackSteps(agent, list)
 		got := s.Run(t, box, agent, AgentArgs(agent), steps)
-		answered(t, got, steps)
+		calls := answered(t, got, steps)
+		// What did not run was not stopped.
+		if result := calls["control"].Result; !strings.Contains(result, "# project") {
+			t.Errorf("the shell tool does not work at all: %q", result)
+		}
+		for _, vector := range vectorsOf(agent)[2:] {
+			if !strings.Contains(got.Loot[vector], lootEnd) {
+				t.Errorf("%s did not run to its end, so nothing is known of it: %q", vector, clip(got.Loot[vector]))
+			}
+		}
 		tried, passed := 0, 0
 		for _, v := range judge(t, s, agent, list, got) {
 			tried++
