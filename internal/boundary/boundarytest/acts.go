@@ -242,7 +242,7 @@ var acts = []act{
 	}},
 	{name: "use the keyring of the user", do: refusedCall(syscall.SYS_KEYCTL, 0, ^uintptr(3), 1)}, // KEYCTL_GET_KEYRING_ID
 	{name: "set up an io_uring", do: refusedCall(425, 1, 0)},
-	{name: "open a file by handle", do: refusedCall(syscall.SYS_NAME_TO_HANDLE_AT, 0, 0, 0, 0, 0)},
+	{name: "open a file by handle", do: refusedCall(nameToHandleAt, 0, 0, 0, 0, 0)},
 	{name: "type into a terminal", do: refusedCall(syscall.SYS_IOCTL, ^uintptr(0), 0x5412, 0)},                     // TIOCSTI
 	{name: "type into a terminal, high bits set", do: refusedCall(syscall.SYS_IOCTL, ^uintptr(0), 0x100005412, 0)}, // CVE-2019-10063
 	{name: "open a packet socket", do: refusedCall(syscall.SYS_SOCKET, syscall.AF_PACKET, ^uintptr(0), 0)},

@@ -116,7 +116,11 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Standard(in, 0), process.Standard(out, 1), process.Standard(err, 2))
 
-	add(resourceLimits(p.Limits)...)
+	ceilings, lerr := resourceLimits(p.Limits)
+	if lerr != nil {
+		return nil, lerr
+	}
+	add(ceilings...)
 	add(process.Chdir(p.Dir))
 	if p.Landlock >= landlock.MinABI {
 		add(landlock.Restrict(p.Landlock, landlockRules(p))...)

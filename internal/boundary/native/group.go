@@ -1,19 +1,68 @@
 package native
 
-import "cofferdam/internal/plan"
+import (
+	"fmt"
+	"os"
+	"sync/atomic"
+
+	"cofferdam/internal/linux/cgroup"
+	"cofferdam/internal/plan"
+)
 
 // group is the control group of one boundary, if the plan has limits that only a
 // group can hold. A nil group is none.
-type group struct{}
+type group struct{ *cgroup.Group }
 
-func newGroup(p *plan.Plan) (*group, error) { return nil, nil }
+// groups numbers the groups of this process.
+var groups atomic.Int64
+
+func newGroup(p *plan.Plan) (*group, error) {
+	var kind cgroup.Kind
+	var spec cgroup.Spec
+	for _, l := range p.Limits {
+		if l.Mechanism != string(cgroup.V2) && l.Mechanism != string(cgroup.V1) {
+			continue
+		}
+		kind = cgroup.Kind(l.Mechanism)
+		switch l.Name {
+		case "memory":
+			spec.Memory = l.Value
+		case "processes":
+			spec.Processes = l.Value
+		case "cpus":
+			spec.MilliCPU = l.Value
+		default:
+			return nil, fmt.Errorf("limit %s: no control group holds it", l.Name)
+		}
+	}
+	if kind == "" {
+		return nil, nil
+	}
+	g, err := cgroup.Create(kind, fmt.Sprintf("%d-%d", os.Getpid(), groups.Add(1)), spec)
+	if err != nil {
+		return nil, err
+	}
+	return &group{g}, nil
+}
 
 // directory is what to be born in (cgroup v2), -1 for none.
-func (g *group) directory() int { return -1 }
+func (g *group) directory() int {
+	if g == nil || g.Dir() == nil {
+		return -1
+	}
+	return int(g.Dir().Fd())
+}
 
 // attachesLate: the child has to wait until it has been moved (cgroup v1).
-func (g *group) attachesLate() bool { return false }
+func (g *group) attachesLate() bool { return g != nil && g.Dir() == nil }
 
-func (g *group) attach(pid int) error { return nil }
+func (g *group) attach(pid int) error { return g.Attach(pid) }
 
-func (g *group) remove() {}
+// remove ends what is left in the group, and the group.
+func (g *group) remove() {
+	if g == nil {
+		return
+	}
+	_ = g.Kill()
+	_ = g.Remove()
+}

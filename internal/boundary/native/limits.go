@@ -1,36 +1,42 @@
 package native
 
 import (
+	"math"
+	"os"
 	"syscall"
 
 	"cofferdam/internal/linux/call"
+	"cofferdam/internal/linux/limits"
 	"cofferdam/internal/linux/process"
 	"cofferdam/internal/plan"
 )
 
-// rlimitNPROC is RLIMIT_NPROC, which package syscall does not name. It is counted
-// per user and user namespace, so here it counts the inside alone; uid 0 of the
-// host is exempt (setrlimit(2)).
-const rlimitNPROC = 6
-
 // resourceLimits are the ceilings that a process carries itself. The rest is held
-// by the tmpfs sizes (compile.go), the kernel's pid_max, a cgroup (start.go) or
-// the supervisor.
-func resourceLimits(list []plan.Limit) []call.Call {
-	// No core files: they would carry the memory of what is inside to
-	// wherever the host's core_pattern says (core(5)).
-	calls := []call.Call{process.Limit("core files", syscall.RLIMIT_CORE, 0, 0)}
+// by the tmpfs sizes and the kernel's pid_max (compile.go), a control group
+// (group.go), or the supervisor.
+func resourceLimits(list []plan.Limit) ([]call.Call, error) {
+	rlimits, err := limits.Rlimits(list, func(resource int) uint64 {
+		var l syscall.Rlimit
+		if err := syscall.Getrlimit(resource, &l); err != nil {
+			return math.MaxUint64 // a limit above the hard one fails the start
+		}
+		return l.Max
+	})
+	if err != nil {
+		return nil, err
+	}
+	var calls []call.Call
+	for _, l := range rlimits {
+		calls = append(calls, process.Limit(l.Name, l.Resource, l.Soft, l.Hard))
+	}
 	for _, l := range list {
-		switch {
-		case l.Name == "open-files" && l.Mechanism == "rlimit":
-			calls = append(calls, process.Limit("open files", syscall.RLIMIT_NOFILE, uint64(l.Value), uint64(l.Value)))
-		case l.Name == "processes" && (l.Mechanism == "rlimit" || l.Mechanism == "pid_max"):
-			calls = append(calls, process.Limit("processes", rlimitNPROC, uint64(l.Value), uint64(l.Value)))
-		case l.Name == "cpus" && l.Mechanism == "affinity":
-			if c, ok := process.Affinity(int((l.Value + 999) / 1000)); ok {
-				calls = append(calls, c)
+		if l.Name == "cpus" && l.Mechanism == "affinity" {
+			allowed, err := process.Processors()
+			if err != nil {
+				return nil, err
 			}
+			calls = append(calls, process.Affinity(limits.Mask(limits.Affinity(allowed, l.Value, os.Getpid()))))
 		}
 	}
-	return calls
+	return calls, nil
 }

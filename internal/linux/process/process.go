@@ -4,8 +4,8 @@
 package process
 
 import (
+	"fmt"
 	"syscall"
-	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -130,20 +130,25 @@ func Limit(name string, resource int, soft, hard uint64) call.Call {
 		call.Ptr(&unix.Rlimit{Cur: soft, Max: hard}), 0).On(name)
 }
 
-// Affinity confines the process to the first n processors that the caller may
-// use. It answers false when that is no restriction.
-func Affinity(n int) (call.Call, bool) {
-	var have unix.CPUSet
-	if err := unix.SchedGetaffinity(0, &have); err != nil || n < 1 || have.Count() <= n {
-		return call.Call{}, false
+// Processors lists the processors that the caller may use.
+func Processors() ([]int, error) {
+	var set unix.CPUSet
+	if err := unix.SchedGetaffinity(0, &set); err != nil {
+		return nil, fmt.Errorf("sched_getaffinity: %w", err)
 	}
-	mask := new(unix.CPUSet)
-	for cpu := 0; mask.Count() < n; cpu++ {
-		if have.IsSet(cpu) {
-			mask.Set(cpu)
+	var out []int
+	for cpu := 0; len(out) < set.Count(); cpu++ {
+		if set.IsSet(cpu) {
+			out = append(out, cpu)
 		}
 	}
-	return call.New("limits", "processors", unix.SYS_SCHED_SETAFFINITY, 0, unsafe.Sizeof(*mask), call.Ptr(mask)), true
+	return out, nil
+}
+
+// Affinity confines the process to the processors of mask, whose words are not
+// empty.
+func Affinity(mask []uint64) call.Call {
+	return call.New("limits", "choose processors", unix.SYS_SCHED_SETAFFINITY, 0, 8*len(mask), call.Ptr(&mask[0]))
 }
 
 // Filter installs a seccomp filter, with a listener for refused calls if notify.

@@ -1,0 +1,3 @@
+package boundarytest
+
+const nameToHandleAt = 264

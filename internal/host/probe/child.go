@@ -1,0 +1,362 @@
+//go:build linux
+
+package probe
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"unsafe"
+
+	"cofferdam/internal/host"
+	"cofferdam/internal/linux/fusemask"
+
+	"golang.org/x/sys/unix"
+)
+
+const (
+	// childWord is the hidden first argument of a trial.
+	childWord = "__probe"
+	// nothing is the trial that only starts.
+	nothing = "nothing"
+)
+
+// Child carries out a trial if args (without the program's name) ask for one,
+// as Full's children do. main calls it before anything else and exits with
+// exit if handled. It answers on standard output and needs nothing else.
+func Child(args []string) (handled bool, exit int) {
+	if len(args) != 2 || args[0] != childWord {
+		return false, 0
+	}
+	if args[1] == nothing {
+		return true, 0
+	}
+	for _, t := range trials {
+		if t.name == args[1] {
+			if json.NewEncoder(os.Stdout).Encode(t.try()) != nil {
+				return true, 1
+			}
+			return true, 0
+		}
+	}
+	return true, 2
+}
+
+// trial is one mechanism used for real.
+type trial struct {
+	name  string
+	flags uintptr // clone flags of the child
+	// notRoot: for root, the child is nobody in its user namespace.
+	notRoot bool
+	try     func() result
+}
+
+const (
+	newUser = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
+	newPID  = newUser | syscall.CLONE_NEWPID
+	newNet  = newUser | syscall.CLONE_NEWNET
+)
+
+// trials: user namespaces first, the others need them.
+var trials = []trial{
+	{host.UserNamespaces, newUser, false, tryUserns},
+	{host.MountAPI, newUser, false, tryMountAPI},
+	{host.ProcMount, newPID, false, tryProc},
+	{host.NetNamespace, newNet, false, tryNet},
+	{host.Seccomp, 0, false, trySeccomp},
+	{host.SeccompNotify, 0, false, tryNotify},
+	{host.Landlock, 0, false, tryLandlock},
+	{host.Fuse, newUser, false, tryFuse},
+	{host.Overlay, newUser, false, tryOverlay},
+	// Before 6.14 pid_max is global, and global root may write it even from
+	// a user namespace. Nobody may not.
+	{host.PidMax, newPID, true, tryPidMax},
+	{host.ClonePidfd, 0, false, pidfd},
+}
+
+// scratch mounts an empty tmpfs over a directory that every system has. Only
+// this child's namespace sees it.
+func scratch() (string, result, bool) {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return "", failed("make mounts private in a user namespace", err), false
+	}
+	for _, dir := range []string{"/tmp", "/run", "/dev", "/etc"} {
+		err := unix.Mount("tmpfs", dir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "size=1m")
+		if err == unix.ENOENT {
+			continue
+		}
+		if err != nil {
+			return "", failed("mount tmpfs in a user namespace", err), false
+		}
+		return dir, result{}, true
+	}
+	return "", result{Answer: host.Unknown, Op: "no directory to mount on"}, false
+}
+
+func tryUserns() result {
+	if _, r, ok := scratch(); !ok {
+		return r
+	}
+	return yes("clone(CLONE_NEWUSER) and a tmpfs mounted inside")
+}
+
+func tryMountAPI() result {
+	dir, r, ok := scratch()
+	if !ok {
+		return r
+	}
+	tree, err := unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		return failed("open_tree(OPEN_TREE_CLONE)", err)
+	}
+	if err := unix.MountSetattr(tree, "", unix.AT_EMPTY_PATH|unix.AT_RECURSIVE, &unix.MountAttr{Attr_set: unix.MOUNT_ATTR_RDONLY}); err != nil {
+		return failed("mount_setattr(AT_RECURSIVE)", err)
+	}
+	to, err := unix.Openat2(unix.AT_FDCWD, dir, &unix.OpenHow{
+		Flags: unix.O_PATH | unix.O_NOFOLLOW | unix.O_CLOEXEC, Resolve: unix.RESOLVE_NO_MAGICLINKS,
+	})
+	if err != nil {
+		return failed("openat2", err)
+	}
+	if err := unix.MoveMount(tree, "", to, "", unix.MOVE_MOUNT_F_EMPTY_PATH|unix.MOVE_MOUNT_T_EMPTY_PATH); err != nil {
+		return failed("move_mount", err)
+	}
+	if err := unix.Mkdir(dir+"/cofferdam-probe", 0o700); err != unix.EROFS && err != unix.EACCES {
+		unix.Rmdir(dir + "/cofferdam-probe")
+		return result{Answer: host.Unknown, Op: fmt.Sprintf("mkdir in a read-only tree: %v", err)}
+	}
+	return yes("open_tree, mount_setattr, openat2, move_mount")
+}
+
+func tryProc() result {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return failed("make mounts private in a user namespace", err)
+	}
+	if err := unix.Mount("proc", "/proc", "proc", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return failed("mount proc in a new pid namespace", err)
+	}
+	if self, err := os.Readlink("/proc/self"); err != nil || self != "1" {
+		return result{Answer: host.Unknown, Op: fmt.Sprintf("/proc/self is %q", self)}
+	}
+	return yes("a fresh procfs")
+}
+
+func tryNet() result {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return failed("socket(AF_INET)", err)
+	}
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return failed("lo", err)
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_RUNNING)
+	if err := unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo); err != nil {
+		return failed("bring lo up in a network namespace", err)
+	}
+	return yes("a network namespace with lo up")
+}
+
+// filter answers action for one system call and allows the rest.
+func filter(nr uint32, action uint32) []unix.SockFilter {
+	return []unix.SockFilter{
+		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0}, // seccomp_data.nr
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: nr},
+		{Code: unix.BPF_RET | unix.BPF_K, K: action},
+		{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+	}
+}
+
+// install puts a filter on the calling thread, which is never unlocked.
+func install(prog []unix.SockFilter, flags uintptr) (int, error) {
+	runtime.LockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return -1, err
+	}
+	p := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
+	fd, _, errno := unix.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&p)))
+	runtime.KeepAlive(prog)
+	if errno != 0 {
+		return -1, errno
+	}
+	return int(fd), nil
+}
+
+func trySeccomp() result {
+	if _, err := install(filter(unix.SYS_SYNC, unix.SECCOMP_RET_ERRNO|uint32(unix.EXDEV)), 0); err != nil {
+		return failed("seccomp(SET_MODE_FILTER)", err)
+	}
+	// sync can't fail by itself, so an error proves the filter.
+	if _, _, errno := unix.RawSyscall(unix.SYS_SYNC, 0, 0, 0); errno != unix.EXDEV {
+		return no("a filter was installed and did nothing")
+	}
+	return yes("a filter was installed and refused a call")
+}
+
+func tryNotify() result {
+	type installed struct {
+		fd  int
+		err error
+	}
+	ready, called := make(chan installed), make(chan unix.Errno, 1)
+	go func() {
+		fd, err := install(filter(unix.SYS_SYNC, unix.SECCOMP_RET_USER_NOTIF), unix.SECCOMP_FILTER_FLAG_NEW_LISTENER)
+		ready <- installed{fd, err}
+		if err == nil {
+			_, _, errno := unix.Syscall(unix.SYS_SYNC, 0, 0, 0)
+			called <- errno
+		}
+	}()
+	in := <-ready
+	if in.err != nil {
+		return failed("seccomp(FILTER_FLAG_NEW_LISTENER)", in.err)
+	}
+	const recv, send = 0xc0502100, 0xc0182101 // SECCOMP_IOCTL_NOTIF_RECV and _SEND, 5.0
+	var notif [80]byte                        // struct seccomp_notif, zeroed as required
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(in.fd), recv, uintptr(unsafe.Pointer(&notif))); errno != 0 {
+		return failed("SECCOMP_IOCTL_NOTIF_RECV", errno)
+	}
+	answer := struct {
+		id    uint64
+		value int64
+		err   int32
+		flags uint32
+	}{id: *(*uint64)(unsafe.Pointer(&notif)), err: -int32(unix.EXDEV)}
+	if _, _, errno := unix.Syscall(unix.SYS_IOCTL, uintptr(in.fd), send, uintptr(unsafe.Pointer(&answer))); errno != 0 {
+		return failed("SECCOMP_IOCTL_NOTIF_SEND", errno)
+	}
+	if errno := <-called; errno != unix.EXDEV {
+		return no("a call was answered and the answer was not used")
+	}
+	return yes("a call was noticed and answered")
+}
+
+func tryLandlock() result {
+	abi := landlockABI()
+	if abi.Answer != host.Yes {
+		return abi
+	}
+	const file = "/proc/self/exe"
+	fd, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return result{Answer: host.Unknown, Op: "open " + file, Errno: err.(unix.Errno)}
+	}
+	unix.Close(fd)
+	runtime.LockOSThread()
+	attr := unix.LandlockRulesetAttr{Handled_access_fs: unix.LANDLOCK_ACCESS_FS_READ_FILE}
+	rules, _, errno := unix.Syscall(unix.SYS_LANDLOCK_CREATE_RULESET, uintptr(unsafe.Pointer(&attr)), 8, 0) // 8: the size of ABI 1
+	if errno != 0 {
+		return failed("landlock_create_ruleset", errno)
+	}
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return failed("no_new_privs", err)
+	}
+	if _, _, errno := unix.Syscall(unix.SYS_LANDLOCK_RESTRICT_SELF, rules, 0, 0); errno != 0 {
+		return failed("landlock_restrict_self", errno)
+	}
+	if _, err := unix.Open(file, unix.O_RDONLY|unix.O_CLOEXEC, 0); err != unix.EACCES {
+		return no("restricted, and a file can be read still")
+	}
+	return abi
+}
+
+// tryFuse serves a mask to itself. The server is this process, and the only
+// one with the descriptor: when it ends, so does the connection.
+func tryFuse() result {
+	dev, err := unix.Open("/dev/fuse", unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed("open /dev/fuse", err)
+	}
+	name, _ := unix.BytePtrFromString(fusemask.Filesystem)
+	fs, _, errno := unix.Syscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(name)), unix.FSOPEN_CLOEXEC, 0)
+	if errno != 0 {
+		return failed("fsopen fuse", errno)
+	}
+	for _, o := range fusemask.Options(dev, os.Getuid(), os.Getgid()) {
+		if err := unix.FsconfigSetString(int(fs), o.Key, o.Value); err != nil {
+			return failed("fsconfig fuse "+o.Key, err)
+		}
+	}
+	if err := unix.FsconfigCreate(int(fs)); err != nil {
+		return failed("mount fuse in a user namespace", err)
+	}
+	seen := make(chan string, 1)
+	s := fusemask.New([]fusemask.Mask{{Path: "/probe", Directory: true}})
+	go s.Serve(os.NewFile(uintptr(dev), "fuse"), func(a fusemask.Attempt) {
+		select {
+		case seen <- string(a.Name):
+		default:
+		}
+	})
+	m, _, errno := unix.Syscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, fusemask.MountAttributes)
+	if errno != 0 {
+		return failed("fsmount fuse", errno)
+	}
+	t, err := unix.OpenTree(int(m), "0", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	if err != nil {
+		return failed("open_tree of a fuse node", err)
+	}
+	if _, err := unix.Openat(t, "secret", unix.O_RDONLY|unix.O_CLOEXEC, 0); err != unix.EACCES {
+		return result{Answer: host.No, Op: fmt.Sprintf("a masked file answers %v", err)}
+	}
+	select {
+	case n := <-seen:
+		if n == "secret" {
+			return yes("a mask was mounted, refused an open and told of it")
+		}
+	default:
+	}
+	return no("a mask refused an open and told nobody")
+}
+
+func tryOverlay() result {
+	dir, r, ok := scratch()
+	if !ok {
+		return r
+	}
+	for _, d := range []string{"/lower", "/upper", "/work", "/all"} {
+		if err := unix.Mkdir(dir+d, 0o755); err != nil {
+			return failed("mkdir", err)
+		}
+	}
+	if os.WriteFile(dir+"/lower/gone", []byte("x"), 0o600) != nil {
+		return result{Answer: host.Unknown, Op: "write into the lower directory"}
+	}
+	options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work,userxattr", dir) // userxattr: 5.11
+	if err := unix.Mount("overlay", dir+"/all", "overlay", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
+		return failed("mount overlay with userxattr in a user namespace", err)
+	}
+	if err := unix.Unlink(dir + "/all/gone"); err != nil {
+		return failed("unlink through overlay", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(dir+"/upper/gone", &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
+		return no("a removal left no whiteout")
+	}
+	return yes("mounted over tmpfs, a removal left a whiteout")
+}
+
+// tryPidMax lowers the ceiling of its own pid namespace. See the note in the
+// table: this must never run as global root.
+func tryPidMax() result {
+	const file, ceiling = "/proc/sys/kernel/pid_max", 400
+	if os.Getpid() != 1 {
+		return result{Answer: host.Unknown, Op: "not in a new pid namespace"}
+	}
+	fd, err := unix.Open(file, unix.O_RDWR|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return failed("open "+file+" in a new pid namespace", err)
+	}
+	if _, err := unix.Write(fd, []byte(strconv.Itoa(ceiling))); err != nil {
+		return failed("write "+file, err)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil || strings.TrimSpace(string(b)) != strconv.Itoa(ceiling) {
+		return no("a ceiling was written and is not there")
+	}
+	return yes("the pid namespace has its own ceiling")
+}

@@ -1,0 +1,112 @@
+//go:build linux
+
+package probe
+
+import (
+	"strconv"
+	"strings"
+
+	"cofferdam/internal/host"
+
+	"golang.org/x/sys/unix"
+)
+
+// Paths looks at each absolute path. What can't be looked at is KindUnknown,
+// never absent: a deny rule for it must not be dropped.
+func Paths(list []string) map[string]host.Path {
+	out := make(map[string]host.Path, len(list))
+	for _, p := range list {
+		if _, done := out[p]; !done {
+			out[p] = look(p)
+		}
+	}
+	return out
+}
+
+func look(path string) host.Path {
+	if !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0 {
+		return host.Path{Kind: host.KindUnknown, RealKind: host.KindUnknown}
+	}
+	var st unix.Stat_t
+	if err := unix.Lstat(path, &st); err != nil {
+		k := missing(err)
+		return host.Path{Kind: k, RealKind: k}
+	}
+	out := host.Path{Kind: kindOf(st.Mode), UID: int(st.Uid), Mode: st.Mode & 0o7777}
+	real, rst, err := resolveErr(path)
+	if err != nil {
+		// A link to nothing, or to where we can't look.
+		out.RealKind = missing(err)
+		return out
+	}
+	out.Real, out.RealKind, out.UID, out.Mode = real, kindOf(rst.Mode), int(rst.Uid), rst.Mode&0o7777
+	return out
+}
+
+// missing: only these two errors prove that nothing is there.
+func missing(err error) string {
+	if err == unix.ENOENT || err == unix.ENOTDIR {
+		return host.KindAbsent
+	}
+	return host.KindUnknown
+}
+
+func kindOf(mode uint32) string {
+	switch mode & unix.S_IFMT {
+	case unix.S_IFDIR:
+		return host.KindDir
+	case unix.S_IFREG:
+		return host.KindFile
+	case unix.S_IFLNK:
+		return host.KindSymlink
+	case unix.S_IFSOCK:
+		return host.KindSocket
+	case unix.S_IFIFO:
+		return host.KindFifo
+	case unix.S_IFCHR, unix.S_IFBLK:
+		return host.KindDevice
+	}
+	return host.KindUnknown
+}
+
+// resolve is resolveErr for those who only want a good answer.
+func resolve(path string) (string, unix.Stat_t) {
+	if !strings.HasPrefix(path, "/") {
+		return "", unix.Stat_t{}
+	}
+	real, st, err := resolveErr(path)
+	if err != nil {
+		return "", unix.Stat_t{}
+	}
+	return real, st
+}
+
+// resolveErr lets the kernel follow the links and asks it where it came out:
+// three calls whatever the depth, and name and stat belong to the same file.
+// O_PATH opens nothing: no device is touched, no reader of a FIFO wakes.
+func resolveErr(path string) (string, unix.Stat_t, error) {
+	var st, again unix.Stat_t
+	fd, err := unix.Open(path, unix.O_PATH|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return "", st, err
+	}
+	defer unix.Close(fd)
+	if err := unix.Fstat(fd, &st); err != nil {
+		return "", st, err
+	}
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlink("/proc/self/fd/"+strconv.Itoa(fd), buf[:])
+	if err != nil {
+		if err == unix.ENOENT || err == unix.ENOTDIR { // no /proc: says nothing of the path
+			err = unix.EIO
+		}
+		return "", st, err
+	}
+	real := string(buf[:n])
+	// The kernel marks what has no name any more ("... (deleted)") and what
+	// is outside our root ("(unreachable)..."), but a file may be called so.
+	if !strings.HasPrefix(real, "/") || unix.Lstat(real, &again) != nil || again.Ino != st.Ino || again.Dev != st.Dev {
+		return "", st, unix.ESTALE
+	}
+	return real, st, nil
+}
