@@ -145,7 +145,7 @@ func (e *Effective) builtin(p Place) {
 	for _, t := range workspaceExamples {
 		// An example is more specific than what it is an example of, but a
 		// pattern can't say so: it is a later layer.
-		r := p.resolve(AllowWrite, t, plan.Origin{Layer: builtinLayer + " exceptions", Key: "workspace examples"})
+		r := p.resolve(AllowRead, t, plan.Origin{Layer: builtinLayer + " exceptions", Key: "workspace examples"})
 		r.Optional = true
 		e.Paths = append(e.Paths, r)
 	}

@@ -91,6 +91,7 @@ type compiler struct {
 	p  *plan.Plan
 
 	paths   []pathRule
+	pins    []pin
 	mounted map[string]int // target -> index in p.Mounts
 }
 
@@ -100,6 +101,12 @@ type pathRule struct {
 	policy.PathRule
 	id    int
 	layer int // position of the rule's layer, stronger is higher
+}
+
+// pin is a directory whose name must stay.
+type pin struct {
+	path string
+	rule int
 }
 
 // workspace refuses what is no place to work in.
@@ -183,8 +190,9 @@ func (c *compiler) rule(text string, o plan.Origin, s plan.Status, mechanism, no
 // rules resolves the path rules against the facts.
 func (c *compiler) rules() {
 	f := c.in.Facts
-	matches := map[string][]string{}
+	matches, kinds := map[string][]string{}, map[string]string{}
 	for _, m := range f.Found {
+		kinds[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
 	}
 	layers := map[string]int{}
@@ -244,7 +252,15 @@ func (c *compiler) rules() {
 		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
 		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
-		add(r, id, true, matches[g.Pattern]...)
+		for _, m := range matches[g.Pattern] {
+			if path.Base(m) == ".git" && kinds[m] == host.KindDir {
+				// Git must write in its own directory; what in it others
+				// obey has rules of its own. The name must stay, though.
+				c.pins = append(c.pins, pin{m, id})
+				continue
+			}
+			add(r, id, true, m)
+		}
 	}
 }
 
@@ -271,7 +287,7 @@ func (c *compiler) decide(p string) access {
 		if r.Access != policy.DenyWrite && stronger(r, read) {
 			read = r
 		}
-		if r.Access != policy.AllowRead && stronger(r, write) {
+		if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
 			write = r
 		}
 	}
@@ -328,6 +344,7 @@ func (c *compiler) tree() {
 	type subject struct {
 		path string
 		own  *plan.Mount
+		pin  int
 	}
 	var list []subject
 	for _, m := range []plan.Mount{
@@ -338,7 +355,7 @@ func (c *compiler) tree() {
 		{Kind: plan.Tmpfs, Target: "/var/tmp", Write: true, Size: tempSize, Inodes: inodes, Create: true, Directory: true},
 		{Kind: plan.Dir, Target: "/run"},
 	} {
-		list = append(list, subject{m.Target, &m})
+		list = append(list, subject{path: m.Target, own: &m})
 	}
 	seen := map[string]bool{}
 	for _, r := range c.paths {
@@ -347,6 +364,9 @@ func (c *compiler) tree() {
 			list = append(list, subject{path: r.Pattern})
 		}
 	}
+	for _, p := range c.pins {
+		list = append(list, subject{path: p.path, pin: p.rule})
+	}
 	if !seen[c.in.Facts.Home] {
 		list = append(list, subject{path: c.in.Facts.Home})
 	}
@@ -354,6 +374,10 @@ func (c *compiler) tree() {
 
 	for _, s := range list {
 		switch {
+		case s.pin != 0:
+			if base := c.on(s.path); base != nil && base.Write {
+				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
+			}
 		case s.own != nil:
 			// What the inside has of its own covers what rules say there.
 			c.mount(*s.own)
