@@ -57,7 +57,7 @@ type Moved struct {
 }
 type Watcher struct{}
 
-func (*Watcher) Close() {}
+func (*Watcher) Close()                                       {}
 func Take(root string, guards []plan.Guard) (Baseline, error) { return Baseline{}, nil }
 func Sweep(root string, guards []plan.Guard, b Baseline, aside string) (Report, error) {
 	return Report{}, nil

@@ -278,7 +278,22 @@ type access struct {
 // decide is the one place where path rules are weighed: the most specific one
 // wins, then the stronger layer, then deny. Managed denies are absolute.
 func (c *compiler) decide(p string) access {
-	var read, write *pathRule
+	read, write := c.deciding(p)
+	a := access{}
+	if read != nil {
+		a.read = read.Access != policy.DenyRead
+		a.by, a.explicit = read.id, read.Pattern == p
+	}
+	if a.read && write != nil {
+		a.write = write.Access == policy.AllowWrite
+		a.by, a.explicit = write.id, write.Pattern == p
+	}
+	return a
+}
+
+// deciding finds the rule for reading p and the one for writing it; nil if there
+// is none, which is a no.
+func (c *compiler) deciding(p string) (read, write *pathRule) {
 	for i := range c.paths {
 		r := &c.paths[i]
 		if !covers(r.Pattern, p) {
@@ -291,18 +306,7 @@ func (c *compiler) decide(p string) access {
 			write = r
 		}
 	}
-	a := access{}
-	if read != nil {
-		a.read = read.Access != policy.DenyRead
-		a.by, a.explicit = read.id, read.Pattern == p
-	}
-	if a.read && write != nil {
-		a.write = write.Access == policy.AllowWrite
-		if a.write || write.Access == policy.DenyWrite {
-			a.by, a.explicit = write.id, write.Pattern == p
-		}
-	}
-	return a
+	return read, write
 }
 
 func covers(pattern, p string) bool {

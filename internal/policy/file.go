@@ -1,0 +1,34 @@
+package policy
+
+import "errors"
+
+// CheckFile reads one policy file, ours or another tool's, and reports what is
+// wrong with it.
+func CheckFile(file string) error {
+	data, err := readFile(file)
+	if err != nil {
+		return err
+	}
+	if Foreign(data) != "" {
+		_, _, _, err = Import(file, data)
+		return err
+	}
+	_, err = Parse(file, data)
+	return err
+}
+
+// ImportFile reads another tool's settings and gives them as a policy of ours.
+func ImportFile(file string) ([]byte, []Finding, error) {
+	data, err := readFile(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	if Foreign(data) == "" {
+		return nil, nil, errors.New(file + ": neither Claude Code's nor srt's settings")
+	}
+	doc, _, findings, err := Import(file, data)
+	if err != nil {
+		return nil, nil, err
+	}
+	return doc.Print(), findings, nil
+}
