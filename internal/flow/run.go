@@ -254,14 +254,12 @@ func (r *run) summary() {
 // recoverInterrupted finishes sessions whose supervisor was killed: what they
 // planted in their workspace is still there.
 func (r *run) recoverInterrupted() {
-	list, err := r.store.List()
+	list, err := r.store.Interrupted()
 	if err != nil {
 		return
 	}
 	for _, i := range list {
-		if i.Status == session.Interrupted {
-			recoverSession(r.store, i, r.caller)
-		}
+		recoverSession(r.store, i, r.caller)
 	}
 }
 

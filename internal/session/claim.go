@@ -21,7 +21,7 @@ func (s *Store) Claim(i Info) (c *Claim, ok bool, err error) {
 	if err != nil {
 		return nil, false, err
 	}
-	x := &Session{ID: i.ID, Dir: i.Dir, root: root}
+	x := &Session{ID: i.ID, Dir: i.Dir, root: root, store: s.root}
 	f, err := root.OpenFile(lockFile, os.O_RDONLY|syscall.O_NONBLOCK|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		_ = x.Close()
@@ -47,7 +47,7 @@ func (c *Claim) Settle() error {
 	now := time.Now().UTC()
 	c.x.state.Ended = &now
 	c.x.state.Exit = &Exit{Status: -1, Error: "interrupted: its supervisor was killed"}
-	return errors.Join(c.x.save(), c.x.Close())
+	return errors.Join(c.x.save(), c.x.unmark(), c.x.Close())
 }
 
 // Release leaves the session as it was, for the next one to try.

@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"cofferdam/internal/host"
@@ -92,7 +91,8 @@ type compiler struct {
 
 	paths   []pathRule
 	pins    []pin
-	mounted map[string]int // target -> index in p.Mounts
+	found   map[string]string // what the patterns matched, and of which kind
+	mounted map[string]int    // target -> index in p.Mounts
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is
@@ -190,9 +190,10 @@ func (c *compiler) rule(text string, o plan.Origin, s plan.Status, mechanism, no
 // rules resolves the path rules against the facts.
 func (c *compiler) rules() {
 	f := c.in.Facts
-	matches, kinds := map[string][]string{}, map[string]string{}
+	matches := map[string][]string{}
+	c.found = make(map[string]string, len(f.Found))
 	for _, m := range f.Found {
-		kinds[m.Path] = m.Kind
+		c.found[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
 	}
 	layers := map[string]int{}
@@ -253,7 +254,7 @@ func (c *compiler) rules() {
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
 		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
 		for _, m := range matches[g.Pattern] {
-			if path.Base(m) == ".git" && kinds[m] == host.KindDir {
+			if path.Base(m) == ".git" && c.found[m] == host.KindDir {
 				// Git must write in its own directory; what in it others
 				// obey has rules of its own. The name must stay, though.
 				c.pins = append(c.pins, pin{m, id})
@@ -374,7 +375,7 @@ func (c *compiler) tree() {
 	if !seen[c.in.Facts.Home] {
 		list = append(list, subject{path: c.in.Facts.Home})
 	}
-	sort.SliceStable(list, func(i, j int) bool { return less(list[i].path, list[j].path) })
+	slices.SortStableFunc(list, func(a, b subject) int { return order(a.path, b.path) })
 
 	for _, s := range list {
 		switch {
@@ -393,9 +394,21 @@ func (c *compiler) tree() {
 	}
 }
 
-// less sorts a path before what lies below it, and siblings by name.
-func less(a, b string) bool {
-	return strings.ReplaceAll(a, "/", "\x00") < strings.ReplaceAll(b, "/", "\x00")
+// order sorts a path before what lies below it, and siblings by name: a slash
+// counts as the lowest character.
+func order(a, b string) int {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		switch x, y := a[i], b[i]; {
+		case x == y:
+		case x == '/':
+			return -1
+		case y == '/':
+			return 1
+		default:
+			return int(x) - int(y)
+		}
+	}
+	return len(a) - len(b)
 }
 
 func (c *compiler) mount(m plan.Mount) {
@@ -459,11 +472,8 @@ func (c *compiler) subject(p string) {
 	}
 	fact, ok := c.in.Facts.Paths[p]
 	if !ok {
-		for _, f := range c.in.Facts.Found {
-			if f.Path == p {
-				fact, ok = host.Path{Kind: f.Kind, Real: p, RealKind: f.Kind}, true
-				break
-			}
+		if kind, found := c.found[p]; found {
+			fact, ok = host.Path{Kind: kind, Real: p, RealKind: kind}, true
 		}
 	}
 	if !ok {
