@@ -1,25 +1,28 @@
+// Command cofferdam runs AI coding agents, and any other command, inside a boundary.
 package main
 
 import (
 	"context"
-	"fmt"
 	"os"
 
+	"cofferdam/internal/cli"
 	"cofferdam/internal/flow"
+	"cofferdam/internal/host/probe"
 )
 
+// version is set when a release is built.
+var version = "development"
+
 func main() {
-	dir, _ := os.Getwd()
-	args := os.Args[1:]
-	dry := false
-	if args[0] == "-n" {
-		dry = true
-		args = args[1:]
+	// A child that tries one mechanism for doctor; see probe.Child.
+	if handled, code := probe.Child(os.Args[1:]); handled {
+		os.Exit(code)
 	}
-	st, err := flow.Run(context.Background(), flow.Options{Command: args, DryRun: dry}, flow.Caller{Environ: os.Environ(), Dir: dir, In: os.Stdin, Out: os.Stdout, Err: os.Stderr})
-	if err != nil {
-		fmt.Printf("error: %T %v\n", err, err)
-		os.Exit(70)
+	app := &cli.App{
+		Version: version,
+		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
+		Policy: flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
+		Trust: flow.TrustFile, Import: flow.Import, Doctor: flow.Doctor,
 	}
-	os.Exit(st)
+	os.Exit(cli.Main(context.Background(), app, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
 }

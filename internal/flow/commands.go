@@ -3,12 +3,10 @@ package flow
 import (
 	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"cofferdam/internal/boundary/native"
-	"cofferdam/internal/host"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
@@ -20,7 +18,7 @@ import (
 
 // Exec runs one more command in a live session: the same namespaces, the same
 // locks, the session's environment and working directory.
-func Exec(ctx context.Context, name string, command []string, env []string, c Caller) (int, error) {
+func Exec(ctx context.Context, name string, command []string, c Caller) (int, error) {
 	if len(command) == 0 {
 		return 0, &UsageError{Text: "no command", Hint: "for example: cofferdam exec " + name + " -- bash"}
 	}
@@ -34,20 +32,13 @@ func Exec(ctx context.Context, name string, command []string, env []string, c Ca
 		return 0, err
 	}
 	if info.Status != session.Live {
-		return 0, &UsageError{Text: "session " + info.ID + " is not running", Hint: "cofferdam ps lists those that are"}
+		return 0, &session.ControlError{ID: info.ID, Text: fmt.Sprintf("it is not running (%s)", info.Status)}
 	}
 	p, err := store.Plan(info)
 	if err != nil {
 		return 0, err
 	}
 	p.Command = command
-	for _, kv := range env {
-		k, v, ok := strings.Cut(kv, "=")
-		if !ok {
-			v = variable(c.Environ, k)
-		}
-		p.Environment = append(p.Environment, plan.EnvVar{Name: k, Value: v})
-	}
 	if p.Program, err = programInside(p, command[0], c); err != nil {
 		return 0, err
 	}
@@ -89,33 +80,17 @@ func programInside(p *plan.Plan, name string, c Caller) (string, error) {
 	return findProgram([]string{name}, Caller{Environ: env}, place{dir: p.Dir})
 }
 
-// Sessions lists all sessions, oldest first.
-func Sessions(c Caller) ([]session.Info, error) {
-	store, err := session.Open(c.Environ)
+// Plan makes the plan of a run and starts nothing.
+func Plan(_ context.Context, o Options, c Caller) (*plan.Plan, error) {
+	p, err := prepare(o, c)
 	if err != nil {
 		return nil, err
 	}
-	defer store.Close()
-	return store.List()
-}
-
-// Events opens the event stream of a session.
-func Events(name string, c Caller) (*os.File, session.Info, error) {
-	store, err := session.Open(c.Environ)
-	if err != nil {
-		return nil, session.Info{}, err
-	}
-	defer store.Close()
-	info, err := store.Find(name)
-	if err != nil {
-		return nil, session.Info{}, err
-	}
-	f, err := store.Events(info)
-	return f, info, err
+	return p.plan, nil
 }
 
 // Policy is the effective policy of a run with these options.
-func Policy(o Options, c Caller) (*policy.Effective, error) {
+func Policy(_ context.Context, o Options, c Caller) (*policy.Effective, error) {
 	at, err := locate(o, c)
 	if err != nil {
 		return nil, err
@@ -128,67 +103,92 @@ func Policy(o Options, c Caller) (*policy.Effective, error) {
 }
 
 // Check reads one policy file and reports everything that is wrong with it.
-func Check(file string, c Caller) error {
+func Check(_ context.Context, file string, c Caller) error {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(c.Dir, file)
 	}
-	return policy.CheckFile(file)
+	return policyError(policy.CheckFile(file))
 }
 
 // Schema is the JSON Schema of policy files.
-func Schema() []byte { return schema.Policy }
+func Schema() ([]byte, error) { return schema.Policy, nil }
 
-// Trust accepts the project's policy as it is now, or forgets it.
-func Trust(o Options, c Caller, revoke bool) (string, error) {
-	at, err := locate(o, c)
+// TrustFile accepts a project's policy as it is now, or with revoke forgets it.
+func TrustFile(_ context.Context, file string, revoke bool, c Caller) (*Trusted, error) {
+	ws := c.Dir
+	if file != "" {
+		if !filepath.IsAbs(file) {
+			file = filepath.Join(c.Dir, file)
+		}
+		rest, ok := strings.CutSuffix(file, "/"+policy.ProjectFile)
+		if !ok {
+			return nil, &UsageError{Text: file + " is not a project's policy", Hint: "trust is for " + policy.ProjectFile + " in a workspace; your own files need none"}
+		}
+		ws = rest
+	}
+	ws, err := filepath.EvalSymlinks(ws)
 	if err != nil {
-		return "", err
+		return nil, &UsageError{Text: err.Error(), Hint: "go to the workspace"}
 	}
 	state, err := stateDir(c.Environ)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	t := policy.TrustIn(state)
+	out := &Trusted{Trusted: !revoke}
 	if revoke {
-		path, err := t.Remove(at.workspace)
-		return "not trusted any more: " + path, err
+		out.File, out.Changed, err = t.Remove(ws)
+	} else {
+		out.File, out.SHA256, out.Changed, err = t.Add(ws)
 	}
-	path, hash, err := t.Add(at.workspace)
-	if err != nil {
-		return "", err
-	}
-	return fmt.Sprintf("trusted as it is now: %s (sha256 %s)", path, hash), nil
+	return out, policyError(err)
 }
 
-// Import turns the settings of another tool into a policy of ours.
-func Import(file string, c Caller) ([]byte, []policy.Finding, error) {
+// Import turns the settings of another tool into a policy of ours. format may be
+// empty: the shape of the file tells.
+func Import(_ context.Context, format, file string, c Caller) (*Imported, error) {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(c.Dir, file)
 	}
-	return policy.ImportFile(file)
+	doc, kind, findings, err := policy.ImportFile(file)
+	if err != nil {
+		return nil, policyError(err)
+	}
+	if format != "" && format != kind {
+		return nil, &UsageError{Text: fmt.Sprintf("%s has the shape of %s settings, not %s", file, kind, format)}
+	}
+	out := &Imported{Format: kind, Policy: doc}
+	for _, f := range findings {
+		out.Warnings = append(out.Warnings, policy.Warning{
+			Text:   string(f.Effect) + ": " + f.Key + ": " + f.Text,
+			Origin: plan.Origin{Layer: "import:" + kind, File: file, Line: f.Line, Key: f.Key},
+		})
+	}
+	return out, nil
 }
 
-// Doctor tries everything that a boundary needs on this machine.
-func Doctor(ctx context.Context, c Caller) (*host.Facts, error) {
+// Doctor tries everything that a boundary needs on this machine, and says what a
+// run with the default policy would miss.
+func Doctor(ctx context.Context, c Caller) (*Diagnosis, error) {
 	f := probe.Full(ctx, variable(c.Environ, "HOME"))
-	return &f, ctx.Err()
+	return &Diagnosis{Facts: &f, Gaps: compile.Gaps(&f)}, ctx.Err()
 }
 
 // Explain says which rule decides about a path, a variable or a host.
-func Explain(o Options, c Caller, kind, subject string) (compile.Explanation, error) {
+func Explain(ctx context.Context, o Options, c Caller, access, subject string) (*Explanation, error) {
 	at, err := locate(o, c)
 	if err != nil {
-		return compile.Explanation{}, err
+		return nil, err
 	}
-	eff, err := Policy(o, c)
+	eff, err := Policy(ctx, o, c)
 	if err != nil {
-		return compile.Explanation{}, err
+		return nil, err
 	}
 	facts, err := gather(at, eff)
 	if err != nil {
-		return compile.Explanation{}, err
+		return nil, err
 	}
-	if kind == "read" || kind == "write" {
+	if access == "read" || access == "write" {
 		if rest, ok := strings.CutPrefix(subject, "~/"); ok {
 			subject = filepath.Join(facts.Home, rest)
 		}
@@ -197,5 +197,9 @@ func Explain(o Options, c Caller, kind, subject string) (compile.Explanation, er
 			facts.Paths[name] = fact
 		}
 	}
-	return compile.Explain(eff, &facts, at.workspace, kind, subject)
+	x, err := compile.Explain(eff, &facts, at.workspace, access, subject)
+	if err != nil {
+		return nil, &UsageError{Text: err.Error()}
+	}
+	return &Explanation{Access: access, Subject: subject, Allowed: x.Allowed, Rule: x.Rule, Origin: x.Origin, Because: x.Text, Change: x.Change}, nil
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 
+	"cofferdam/internal/boundary"
 	"cofferdam/internal/host"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
@@ -63,7 +64,7 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	})
 	var ce *compile.Error
 	if errors.As(err, &ce) {
-		return nil, &PolicyError{Text: ce.Text, Origin: ce.Origin, Hint: ce.Hint}
+		return nil, &ForbiddenError{Text: ce.Text, Rule: ce.Rule, Origin: ce.Origin, Hint: ce.Hint}
 	}
 	return p, err
 }
@@ -158,7 +159,21 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 			src.File = filepath.Join(c.Dir, src.File)
 		}
 	}
-	return policy.Load(src)
+	eff, err := policy.Load(src)
+	return eff, policyError(err)
+}
+
+// policyError puts what is wrong with a policy into the words of this package.
+func policyError(err error) error {
+	var ps policy.Problems
+	if !errors.As(err, &ps) {
+		return err
+	}
+	e := &PolicyError{}
+	for _, p := range ps {
+		e.Problems = append(e.Problems, Problem(p))
+	}
+	return e
 }
 
 func userPolicy(env []string, home string) string {
@@ -255,13 +270,8 @@ func findProgram(command []string, c Caller, p place) (string, error) {
 			return full, nil
 		}
 	}
-	return "", &NotFoundError{Program: name}
+	return "", &boundary.ExecError{Program: name, Errno: syscall.ENOENT}
 }
-
-// NotFoundError is a command that is nowhere on PATH.
-type NotFoundError struct{ Program string }
-
-func (e *NotFoundError) Error() string { return e.Program + ": not found on PATH" }
 
 // stateDir is where sessions, private homes and trust are kept.
 func stateDir(env []string) (string, error) {

@@ -2,11 +2,11 @@ package flow
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"syscall"
+	"time"
 
 	"golang.org/x/term"
 
@@ -40,11 +40,8 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if o.DryRun {
-		return 0, printPlan(p.plan, o, c)
-	}
 	if gaps := p.plan.RequiredGaps(); len(gaps) > 0 {
-		return 0, &RefusedError{Gaps: gaps}
+		return 0, &RefusedError{Boundary: p.plan.Boundary, Gaps: gaps, Rules: p.plan.Rules}
 	}
 	tell(c, o, p.policy.Warnings)
 	b, err := boundaryFor(p)
@@ -208,8 +205,15 @@ func (r *run) finish(result supervise.Result) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	if !own {
-		return 0, &LimitError{Reason: string(result.Reason), Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+	switch {
+	case result.Reason == supervise.TimeLimit:
+		e := &TimeoutError{Limit: time.Duration(result.Hit.Limit.Value) * time.Millisecond}
+		if rule, ok := r.plan.Rule(result.Hit.Limit.Rule); ok {
+			e.Origin = rule.Origin
+		}
+		return 0, e
+	case !own:
+		return 0, &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
 	}
 	return status, nil
 }
@@ -327,13 +331,4 @@ func Place(o plan.Origin) string {
 		return o.File
 	}
 	return o.Layer
-}
-
-func printPlan(p *plan.Plan, o Options, c Caller) error {
-	if o.JSON {
-		enc := json.NewEncoder(c.Out)
-		enc.SetIndent("", "  ")
-		return enc.Encode(p)
-	}
-	return report.Plan(c.Out, p)
 }

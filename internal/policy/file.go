@@ -1,7 +1,5 @@
 package policy
 
-import "errors"
-
 // CheckFile reads one policy file, ours or another tool's, and reports what is
 // wrong with it.
 func CheckFile(file string) error {
@@ -18,17 +16,17 @@ func CheckFile(file string) error {
 }
 
 // ImportFile reads another tool's settings and gives them as a policy of ours.
-func ImportFile(file string) ([]byte, []Finding, error) {
+func ImportFile(file string) (document []byte, kind string, findings []Finding, err error) {
 	data, err := readFile(file)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
 	if Foreign(data) == "" {
-		return nil, nil, errors.New(file + ": neither Claude Code's nor srt's settings")
+		return nil, "", nil, Problems{{File: file, Text: "neither Claude Code's nor srt's settings", Hint: "a policy of our own needs no import"}}
 	}
-	doc, _, findings, err := Import(file, data)
+	doc, kind, findings, err := Import(file, data)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", nil, err
 	}
-	return doc.Print(), findings, nil
+	return doc.Print(), kind, findings, nil
 }

@@ -52,24 +52,32 @@ func (t Trust) Trusted(path string, content []byte) bool {
 }
 
 // Add trusts a project file as it is now; it must be a valid policy. It returns
-// the content's hash.
-func (t Trust) Add(workspace string) (path, hash string, err error) {
+// the content's hash, and whether it was not trusted before.
+func (t Trust) Add(workspace string) (path, hash string, changed bool, err error) {
 	path = filepath.Join(workspace, ProjectFile)
 	content, err := readBelow(workspace, ProjectFile)
 	if err != nil {
-		return path, "", err
+		return path, "", false, err
 	}
 	if _, err := Parse(path, content); err != nil {
-		return path, "", err
+		return path, "", false, err
 	}
 	hash = digest(content)
-	return path, hash, t.change(func(f *trustFile) { f.Files[path] = hash })
+	err = t.change(func(f *trustFile) {
+		changed = f.Files[path] != hash
+		f.Files[path] = hash
+	})
+	return path, hash, changed, err
 }
 
 // Remove forgets a project file.
-func (t Trust) Remove(workspace string) (path string, err error) {
+func (t Trust) Remove(workspace string) (path string, changed bool, err error) {
 	path = filepath.Join(workspace, ProjectFile)
-	return path, t.change(func(f *trustFile) { delete(f.Files, path) })
+	err = t.change(func(f *trustFile) {
+		_, changed = f.Files[path]
+		delete(f.Files, path)
+	})
+	return path, changed, err
 }
 
 // change writes the file anew beside itself and renames it over the old one.

@@ -44,6 +44,7 @@ type Input struct {
 // read, the workspace is no place to work in. Text, the rule, and what to do.
 type Error struct {
 	Text   string
+	Rule   string // text of the rule that is in the way, "" for a fixed one
 	Origin plan.Origin
 	Hint   string
 }
@@ -135,6 +136,13 @@ func (c *compiler) workspace() error {
 		return bad(c.in.Dir + ", where the command shall start, is not in it")
 	}
 	return nil
+}
+
+// Gaps is what a run with the built-in policy would miss on this machine.
+func Gaps(f *host.Facts) []plan.Gap {
+	c := &compiler{in: Input{Facts: f, Policy: &policy.Effective{}}, p: &plan.Plan{Boundary: "native"}}
+	c.mechanisms()
+	return c.p.Gaps
 }
 
 // mechanisms turns what the machine can't do into gaps. Whatever could not be
@@ -599,8 +607,7 @@ func (c *compiler) program() error {
 		Hint: "allow it with --allow-read " + path.Dir(real),
 	}
 	if r, ok := c.p.Rule(a.by); ok {
-		e.Origin = r.Origin
-		e.Text += " (" + r.Text + ")"
+		e.Rule, e.Origin = r.Text, r.Origin
 	}
 	return e
 }
