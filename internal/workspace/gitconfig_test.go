@@ -78,8 +78,8 @@ func TestVetConfig(t *testing.T) {
 	for text, ok := range map[string]bool{
 		"[core]\nfsmonitor = true\n[alias]\na = b\n[user]\nname = x\n": true,
 		"[core]\nfsmonitor = x\n[alias]\na = b\n":                      false,
-		"[core]\nfsmonitor = true\n":                                  false,
-		"[alias]\na = b\n[core]\nfsmonitor = true\n":                  false,
+		"[core]\nfsmonitor = true\n":                                   false,
+		"[alias]\na = b\n[core]\nfsmonitor = true\n":                   false,
 	} {
 		if reason := VetConfig(ws, before, []byte(text)); (reason == "") != ok {
 			t.Errorf("%q after %q: %q", text, before, reason)
