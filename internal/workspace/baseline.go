@@ -268,6 +268,9 @@ type found struct {
 // add keeps the first class of a path, but a symlink in a git directory is
 // never anything better.
 func (s *found) add(it item) {
+	if s.excepted(it.path) {
+		return
+	}
 	if _, ok := s.at[it.path]; !ok || it.class == gitLink {
 		s.at[it.path] = it
 	}
@@ -289,6 +292,18 @@ func (s *found) below(dir string, links bool, each func(Match)) error {
 		each(m)
 	}
 	return nil
+}
+
+// excepted: the policy lets the inside write p, whatever guards it.
+func (s *found) excepted(p string) bool {
+	for _, g := range s.guards {
+		for _, e := range g.Except {
+			if within(p, e) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 func (s *found) guarded(p string, m Match, guard int) error {
