@@ -1,11 +1,12 @@
 package workspace
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"path"
+	"strconv"
 	"syscall"
 
 	"cofferdam/internal/linux/fsat"
@@ -83,7 +84,7 @@ func swap(parent int, name string, dest int, old *Entry) error {
 	}
 	// Over a file system's border the exchange is made beside the file, and
 	// undone if the copy does not come to be.
-	temp := ".cofferdam-" + rand.Text()
+	temp := ".cofferdam-" + strconv.FormatUint(rand.Uint64(), 36)
 	if err := writeNew(parent, temp, old); err != nil {
 		return err
 	}

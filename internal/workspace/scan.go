@@ -140,6 +140,9 @@ type walker struct {
 	// gits gets the directories that git would take for a repository.
 	gits []string
 
+	workers int // running; guarded by mu
+	others  sync.WaitGroup
+
 	mu     sync.Mutex
 	wake   sync.Cond
 	stack  []job
@@ -169,11 +172,11 @@ func (w *walker) walk(root int, prefix string, st *state) error {
 	w.wake.L = &w.mu
 	w.counts = make([]int, len(w.matcher.pats))
 	w.stack = append(w.stack, job{&anchor{fd: fd, rel: prefix, refs: 1}, "", st})
-	var wg sync.WaitGroup
-	for range w.limits.Workers {
-		wg.Go(w.work)
-	}
-	wg.Wait()
+	// A small tree is read by the caller alone: a goroutine that has nothing to
+	// do costs more than the tree.
+	w.workers = 1
+	w.work()
+	w.others.Wait()
 	if w.failed != nil {
 		return w.failed
 	}
@@ -188,8 +191,11 @@ func (w *walker) walk(root int, prefix string, st *state) error {
 	return nil
 }
 
+// manyJobs is when another worker is worth its start.
+const manyJobs = 16
+
 func (w *walker) work() {
-	buf := make([]byte, 64<<10)
+	buf := make([]byte, 16<<10)
 	var found []entry
 	var scratch hit
 	w.mu.Lock()
@@ -216,6 +222,10 @@ func (w *walker) work() {
 		w.busy--
 		w.take(j, r, found)
 		w.release(j.at)
+		if len(w.stack) > manyJobs && w.workers < w.limits.Workers {
+			w.workers++
+			w.others.Go(w.work)
+		}
 	}
 }
 
