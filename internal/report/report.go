@@ -17,9 +17,16 @@ type Handler interface {
 }
 
 // JSON passes events through, byte for byte as they are stored.
-type JSON struct{ W io.Writer }
+type JSON struct {
+	W io.Writer
+	// Denied: only what was refused, set aside or cut off.
+	Denied bool
+}
 
 func (j JSON) Event(e event.Event) error {
+	if j.Denied && !isRefusal(e.Kind) {
+		return nil
+	}
 	line, err := event.Marshal(e)
 	if err == nil {
 		_, err = j.W.Write(line)

@@ -77,7 +77,7 @@ func TestGolden(t *testing.T) {
 	}
 	var js bytes.Buffer
 	for _, e := range events {
-		if err := (JSON{&js}).Event(e); err != nil {
+		if err := (JSON{W: &js}).Event(e); err != nil {
 			t.Fatal(err)
 		}
 	}
