@@ -1,42 +1,42 @@
 // Package cli is the command line: flags become flow.Options, errors become
-// words and exit codes. It does no work itself: that comes in as an App.
+// words and exit codes. It does nothing itself: the work comes in as App.
+//
+// It parses its own flags. A library costs every start, since a package's
+// initialisation runs whether or not it is used; see docs/design/cli.md for
+// the numbers.
 package cli
 
 import (
 	"context"
-	"os"
 
 	"cofferdam/internal/flow"
-	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
-	"cofferdam/internal/session"
 )
 
 // App is what the commands need from the rest of the program. main fills it
-// in, tests put in fakes. Errors are those of flow/errors.go, *boundary.ExecError
-// and those of session; anything else is reported as a mistake of ours.
+// in, tests put in fakes. A function that is nil makes its command say that it
+// is not there yet. Errors are those of flow/errors.go, boundary and session.
 type App struct {
 	Version string
 
-	// Run carries out a run, or prints its plan with DryRun. It prints events
-	// and summary, but not the error that it returns. The status is the
-	// command's own and counts only without an error.
-	Run func(ctx context.Context, o flow.Options, c flow.Caller) (int, error)
-	// Exec runs command in a live session. env holds NAME or NAME=VALUE.
-	Exec     func(ctx context.Context, session string, command []string, env []string, c flow.Caller) (int, error)
-	Sessions func(c flow.Caller) ([]session.Info, error)
-	// Events opens the log of the session that the word means; "" is the newest.
-	Events func(session string, c flow.Caller) (*os.File, session.Info, error)
+	// Run carries out a run to its end and returns the exit status for the
+	// caller. It prints the events and the summary itself, not its error.
+	Run func(context.Context, flow.Options, flow.Caller) (int, error)
+	// Plan makes the plan and starts nothing. Gaps are in the plan.
+	Plan func(context.Context, flow.Options, flow.Caller) (*plan.Plan, error)
+	// Exec runs one more command in a live session, named as Store.Find does.
+	Exec func(ctx context.Context, session string, command []string, c flow.Caller) (int, error)
 
-	Policy func(o flow.Options, c flow.Caller) (*policy.Effective, error)
-	// Explain: kind is "read", "write", "env" or "connect".
-	Explain func(o flow.Options, c flow.Caller, kind, subject string) (flow.Explanation, error)
-	Check   func(file string, c flow.Caller) error
-	Schema  func() []byte
-	// Trust accepts the present content of the project's policy, or takes that
-	// back, and says in words what it did.
-	Trust  func(o flow.Options, c flow.Caller, revoke bool) (string, error)
-	Import func(file string, c flow.Caller) (document []byte, findings []flow.Finding, err error)
-	// Doctor may return facts and an error (*flow.RefusedError): both are shown.
-	Doctor func(ctx context.Context, c flow.Caller) (*host.Facts, error)
+	Policy  func(context.Context, flow.Options, flow.Caller) (*policy.Effective, error)
+	Check   func(ctx context.Context, file string, c flow.Caller) error
+	Explain func(ctx context.Context, o flow.Options, c flow.Caller, access, subject string) (*flow.Explanation, error)
+	Schema  func() ([]byte, error)
+	// Trust accepts (or with revoke, no longer accepts) exactly the present
+	// content of the project's policy file.
+	Trust func(ctx context.Context, file string, revoke bool, c flow.Caller) (*flow.Trusted, error)
+	// Import reads settings of another tool; format "" means: find out.
+	Import func(ctx context.Context, format, file string, c flow.Caller) (*flow.Imported, error)
+
+	Doctor func(context.Context, flow.Caller) (*flow.Diagnosis, error)
 }

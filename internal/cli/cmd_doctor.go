@@ -4,67 +4,67 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/spf13/cobra"
-
-	"cofferdam/internal/host"
+	"cofferdam/internal/flow"
+	"cofferdam/internal/plan"
 	"cofferdam/internal/report"
 )
 
-func cmdDoctor(c *call) *cobra.Command {
+func cmdDoctor() *command {
 	var asJSON bool
-	cmd := &cobra.Command{
-		Use: "doctor [flags]",
-		Long: `
-Tries each mechanism that a boundary is built of, and says what to do about
-what is missing. It changes nothing. The answer "unknown" is taken for "no"
-by everything else. Exit code 69: a default run would be refused here.`,
-		Example: examples(
-			"cofferdam doctor", "can this machine hold a boundary?",
-			"cofferdam doctor --json", "for a bug report",
-		),
-		Args:              words(0, 0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			facts, err := c.app.Doctor(cmd.Context(), c.caller())
-			if facts == nil {
-				return err
+	return &command{
+		long: "Each mechanism is tried, not looked up. Ends with 69 if a default run would be refused.",
+		examples: [][2]string{
+			{"cofferdam doctor", "what works here, and what to do about the rest"},
+			{"cofferdam doctor --json", "for a bug report or a program"},
+		},
+		exits: []int{exitPolicy, exitRefused},
+		flags: func(f *flags) { f.flag(&asJSON, "json", 0, "as JSON") },
+		run: func(c *call, _ []string) (int, error) {
+			if c.app.Doctor == nil {
+				return 0, notYet("doctor")
 			}
-			print := func() error { return c.print(factsText(facts, report.StyleOf(c.out, c.env))) }
+			d, err := c.app.Doctor(c.ctx, c.caller())
+			if err != nil {
+				return 0, err
+			}
 			if asJSON {
-				print = func() error { return c.printJSON(facts) }
+				err = c.printJSON(d)
+			} else {
+				err = c.print(doctorText(d))
 			}
-			if e := print(); e != nil {
-				return e
+			if err != nil {
+				return 0, err
 			}
-			return err
+			var required []plan.Gap
+			for _, g := range d.Gaps {
+				if g.Required {
+					required = append(required, g)
+				}
+			}
+			if len(required) > 0 {
+				return 0, &flow.RefusedError{Boundary: "native", Gaps: required}
+			}
+			return 0, nil
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }
 
-func factsText(f *host.Facts, s report.Style) string {
+func doctorText(d *flow.Diagnosis) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s, kernel %s, user %s (uid %d)", f.OS, f.Arch, report.Plain(f.Kernel), report.Plain(f.User), f.UID)
+	f := d.Facts
+	where := ""
 	if f.Container != "" {
-		fmt.Fprintf(&b, ", inside %s", report.Plain(f.Container))
+		where = ", inside " + f.Container
 	}
-	fmt.Fprintf(&b, "\n%d processors, %d MiB of memory\n\n", f.CPUs, f.MemoryBytes>>20)
+	fmt.Fprintf(&b, "%s\n", report.Plain(fmt.Sprintf("%s %s, kernel %s, uid %d%s", f.OS, f.Arch, f.Kernel, f.UID, where)))
 	for _, m := range f.Mechanisms {
-		name := m.Name
+		answer := string(m.Answer)
 		if m.Level > 0 {
-			name += fmt.Sprintf(" %d", m.Level)
+			answer += fmt.Sprintf(" (%d)", m.Level)
 		}
-		line := fmt.Sprintf("%-8s %-18s", m.Answer, report.Plain(name))
-		if m.Detail != "" {
-			line += "  " + report.Plain(m.Detail)
-		}
-		b.WriteString(s.Fold(strings.TrimRight(line, " "), 29) + "\n")
+		fmt.Fprintf(&b, "  %-16s %-8s %s\n", report.Plain(m.Name), report.Plain(answer), report.Plain(m.Detail))
 		if m.Remedy != "" {
-			// Several lines of a remedy stay lines: they are commands.
-			for r := range strings.SplitSeq(m.Remedy, "\n") {
-				b.WriteString(s.Fold("         "+report.Plain(r), 11) + "\n")
-			}
+			fmt.Fprintf(&b, "  %-16s %-8s to get it: %s\n", "", "", report.Plain(m.Remedy))
 		}
 	}
 	return b.String()

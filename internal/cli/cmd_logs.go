@@ -1,71 +1,71 @@
 package cli
 
 import (
-	"context"
 	"errors"
 	"io"
 	"time"
-
-	"github.com/spf13/cobra"
 
 	"cofferdam/internal/event"
 	"cofferdam/internal/report"
 	"cofferdam/internal/session"
 )
 
-func cmdLogs(c *call) *cobra.Command {
-	var l logs
-	cmd := &cobra.Command{
-		Use: "logs [flags] [SESSION]",
-		Long: `
-Shows the events of a session: what was started, refused, set aside and cut
-off. SESSION is an id, a name, or the beginning of one; without it, the newest.
-The log is a chain of hashes: a line that was changed later is found out.`,
-		Example: examples(
-			"cofferdam logs", "the newest session",
-			"cofferdam logs --denied review", "only what was refused",
-			"cofferdam logs -f --json review", "follow a live one, for a program",
-		),
-		Args: words(0, 1),
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			if len(args) > 0 {
-				return nil, cobra.ShellCompDirectiveNoFileComp
-			}
-			return c.completeSession(false), cobra.ShellCompDirectiveNoFileComp
+// followInterval is how often a growing log is looked at.
+const followInterval = 100 * time.Millisecond
+
+func cmdLogs() *command {
+	var follow, denied, asJSON bool
+	return &command{
+		args: "[SESSION]",
+		long: `Without SESSION: the newest. SESSION is an id, a name or the beginning of one.
+The log is a chain of hashes: if a line was changed or cut off, that is told and the
+exit code says so. With --json the lines are those of the stored log.`,
+		examples: [][2]string{
+			{"cofferdam logs --denied", "what was refused in the newest session"},
+			{"cofferdam logs -f fix-tests", "watch a session"},
+			{"cofferdam logs --json 20260301 | jq .subject", "for a program"},
 		},
-		RunE: func(cmd *cobra.Command, args []string) error {
+		exits: []int{exitNoInput, exitState},
+		max:   1,
+		flags: func(f *flags) {
+			f.flag(&follow, "follow", 'f', "go on until the session ends")
+			f.flag(&denied, "denied", 0, "only what was refused, set aside or cut off")
+			f.flag(&asJSON, "json", 0, "events as JSON lines")
+		},
+		complete: func(c *call, words []string) []string { return c.sessionNames(words, "") },
+		run: func(c *call, words []string) (int, error) {
 			key := ""
-			if len(args) > 0 {
-				key = args[0]
+			if len(words) > 0 {
+				key = words[0]
 			}
-			return l.show(cmd.Context(), c, key)
+			store, err := session.Open(c.env)
+			if err != nil {
+				return 0, err
+			}
+			defer store.Close()
+			i, err := store.Find(key)
+			if err != nil {
+				return 0, err
+			}
+			var h report.Handler = report.Text{W: c.out, Style: report.StyleOf(c.out, c.env), Denied: denied}
+			if asJSON {
+				h = report.JSON{W: c.out, Denied: denied}
+			}
+			return 0, c.showLog(store, i, h, follow)
 		},
 	}
-	f := cmd.Flags()
-	f.SortFlags = false
-	f.BoolVarP(&l.follow, "follow", "f", false, "wait for more until the session ends")
-	f.BoolVar(&l.denied, "denied", false, "only what was refused, set aside or cut off")
-	f.BoolVar(&l.json, "json", false, "print the events as they are stored, one per line")
-	return cmd
 }
 
-type logs struct{ follow, denied, json bool }
-
-// pollTime is how soon a follower sees an event. The log is a file that
-// another process appends to; inotify would save nothing worth its code.
-const pollTime = 100 * time.Millisecond
-
-func (l logs) show(ctx context.Context, c *call, key string) error {
-	file, info, err := c.app.Events(key, c.caller())
+func (c *call) showLog(store *session.Store, i session.Info, h report.Handler, follow bool) error {
+	f, err := store.Events(i)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
-	var h report.Handler = report.Text{W: c.out, Style: report.StyleOf(c.out, c.env), Denied: l.denied}
-	if l.json {
-		h = report.JSON{W: c.out, Denied: l.denied}
-	}
-	r := event.NewReader(file)
+	defer f.Close()
+	r := event.NewReader(f)
+	tick := time.NewTicker(followInterval)
+	defer tick.Stop()
+	last := false // nothing is written any more: read to the end once more
 	for {
 		e, err := r.Next()
 		switch {
@@ -77,44 +77,31 @@ func (l logs) show(ctx context.Context, c *call, key string) error {
 		case !errors.Is(err, io.EOF):
 			return err
 		}
-		if !l.follow || r.Verdict().Ended || info.Status != session.Live {
+		if !follow || last || r.Verdict().Ended {
 			break
 		}
-		// Ask first and read again afterwards: what was written before the end
-		// is not lost.
-		if info, err = l.wait(ctx, c, info.ID); err != nil {
-			return err
+		select {
+		case <-c.ctx.Done():
+			return nil
+		case <-tick.C:
+			last = !store.Alive(i)
 		}
 	}
 	if err := h.End(); err != nil {
 		return &outputError{err}
 	}
-	if text := info.Judge(r.Verdict()); text != "" {
-		return c.doubt(text, info, r.Verdict())
+	// As it is now: while we followed, the session may have ended.
+	if now, err := store.Find(i.ID); err == nil {
+		i = now
 	}
-	return nil
-}
-
-// wait pauses and looks whether the session still lives.
-func (logs) wait(ctx context.Context, c *call, id string) (session.Info, error) {
-	select {
-	case <-ctx.Done():
-		return session.Info{}, context.Canceled
-	case <-time.After(pollTime):
+	v := r.Verdict()
+	why := i.Judge(v)
+	if why == "" {
+		return nil
 	}
-	f, info, err := c.app.Events(id, c.caller())
-	if err == nil {
-		f.Close()
+	if i.Status == session.Interrupted && v.State != event.Broken {
+		message{Text: "note: " + why}.write(c.err, report.StyleOf(c.err, c.env))
+		return nil
 	}
-	return info, err
-}
-
-// doubt tells what is wrong with a log: an error if it was changed, a note if
-// only its end is missing.
-func (c *call) doubt(text string, i session.Info, v event.Verdict) error {
-	if v.State == event.Broken || i.Status == session.Ended && i.State.Exit != nil && i.State.Exit.Head != v.Head {
-		return &session.Error{Op: "read events of", Path: i.ID, Err: errors.New(text), Hint: "what is shown above may not be what happened"}
-	}
-	message{Text: "note: " + text}.write(c.err, report.StyleOf(c.err, c.env))
-	return nil
+	return &event.ChainError{Line: max(1, v.Line), Why: why}
 }

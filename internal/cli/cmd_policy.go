@@ -2,266 +2,290 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"cofferdam/internal/flow"
-	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
 	"cofferdam/internal/report"
 )
 
-func cmdPolicy(c *call) *cobra.Command {
-	return group(&cobra.Command{
-		Use: "policy",
-		Long: `
-A policy is made of layers, each stronger than the one before: built-in rules,
-profiles, your own file, the project's file, flags, and the managed file of the
-machine, which nothing can widen.`,
-		Example: examples(
-			"cofferdam policy show", "every rule and where it stands",
-			"cofferdam policy explain read ~/.ssh/id_ed25519", "which rule decides, and what would change it",
-		),
-	}, policyShow(c), policyCheck(c), policyExplain(c), policySchema(c), policyTrust(c), policyImport(c))
+func cmdPolicy() *command {
+	return &command{
+		subs: func() []entry {
+			return []entry{
+				{"show", "print the effective policy, each line with its origin", cmdPolicyShow},
+				{"check", "check a policy file", cmdPolicyCheck},
+				{"explain", "tell which rule decides about one thing", cmdPolicyExplain},
+				{"schema", "print the JSON Schema of policy files", cmdPolicySchema},
+				{"trust", "trust a project's policy file as it is now", cmdPolicyTrust},
+				{"import", "make a policy of another tool's settings", cmdPolicyImport},
+			}
+		},
+		examples: [][2]string{
+			{"cofferdam policy show -- claude", "everything that claude would be permitted here"},
+			{"cofferdam policy explain read ~/.ssh/config", "may it be read, and which rule says so?"},
+		},
+		exits: []int{exitPolicy, exitForbidden},
+	}
 }
 
-func policyShow(c *call) *cobra.Command {
+func cmdPolicyShow() *command {
 	var o flow.Options
-	cmd := &cobra.Command{
-		Use:               "show [flags]",
-		Short:             "print the effective policy, each rule with its origin",
-		Example:           examples("cofferdam policy show", "what holds here", "cofferdam policy show --profile claude --json", "what would hold with a profile"),
-		Args:              words(0, 0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
-			p, err := c.app.Policy(o, c.caller())
+	return &command{
+		args: "[--] [COMMAND [ARG...]]",
+		long: "The command picks the agent's profile, as with run; it is not executed.",
+		examples: [][2]string{
+			{"cofferdam policy show", "the policy without any profile"},
+			{"cofferdam policy show --profile node -- claude", "with what claude and node need"},
+		},
+		exits: []int{exitPolicy, exitForbidden},
+		max:   -1, stopAtWord: true,
+		flags: func(f *flags) {
+			policyFlags(f, &o)
+			f.flag(&o.JSON, "json", 0, "as JSON")
+		},
+		run: func(c *call, words []string) (int, error) {
+			if c.app.Policy == nil {
+				return 0, notYet("policy show")
+			}
+			o.Command = words
+			e, err := c.app.Policy(c.ctx, o, c.caller())
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if o.JSON {
-				return c.printJSON(p)
+				return 0, c.printJSON(e)
 			}
-			for _, w := range p.Warnings {
-				m := message{Text: "warning: " + w.Text, Rule: place(w.Origin)}
-				m.hint(w.Hint)
-				m.write(c.err, report.StyleOf(c.err, c.env))
-			}
-			return c.print(policyText(p))
+			warn(c.err, report.StyleOf(c.err, c.env), e.Warnings)
+			return 0, c.print(policyText(e))
 		},
 	}
-	policyFlags(cmd, &o)
-	cmd.Flags().BoolVar(&o.JSON, "json", false, "print JSON")
-	return cmd
 }
 
-// policyText has one rule a line: key, value, origin in a column of its own.
-func policyText(p *policy.Effective) string {
-	type row struct{ rule, place, reason string }
-	var rows []row
-	add := func(key, value string, o plan.Origin, reason string) {
-		rows = append(rows, row{report.Plain(join(" ", key, value)), report.Plain(place(o)), report.Plain(reason)})
-	}
-	if len(p.Profiles) > 0 {
-		rows = append(rows, row{rule: "profiles " + report.Plain(strings.Join(p.Profiles, " "))})
-	}
-	add("boundary", p.Boundary.Value, p.Boundary.Origin, "")
-	add("workspace", p.WorkspaceMode.Value, p.WorkspaceMode.Origin, "")
-	add("home", p.Home.Value, p.Home.Origin, "")
-	add("allowRoot", fmt.Sprint(p.AllowRoot.Value), p.AllowRoot.Origin, "")
-	add("allowGitConfig", fmt.Sprint(p.AllowGitConfig.Value), p.AllowGitConfig.Origin, "")
-	for _, r := range p.Paths {
-		add(string(r.Access), r.Text, r.Origin, r.Reason)
-	}
-	for _, r := range p.Guards {
-		add("protect", r.Pattern, r.Origin, r.Reason)
-	}
-	for _, r := range p.Env {
-		// The value is left out: a terminal is no place for it.
-		add("env "+string(r.Action), r.Name, r.Origin, "")
-	}
-	for _, r := range p.Net {
-		add(r.Key, r.Value, r.Origin, "")
-	}
-	for _, r := range p.Limits {
-		add("limit "+r.Name, fmt.Sprintf("%d %s", r.Value, r.Unit), r.Origin, "")
-	}
-	width := 0
-	for _, r := range rows {
-		width = max(width, min(48, len([]rune(r.rule))))
-	}
+// policyText is an effective policy, one rule per line, the origin last.
+func policyText(e *policy.Effective) string {
 	var b strings.Builder
-	for _, r := range rows {
-		line := fmt.Sprintf("%-*s  %s", width, r.rule, r.place)
-		if r.reason != "" {
-			line += "  - " + r.reason
-		}
-		b.WriteString(strings.TrimRight(line, " ") + "\n")
+	row := func(key, value, from string) { fmt.Fprintf(&b, "%-14s %-50s # %s\n", key, value, from) }
+	row("boundary", report.Quote(e.Boundary.Value), origin("", e.Boundary.Origin))
+	row("workspace", report.Quote(e.WorkspaceMode.Value), origin("", e.WorkspaceMode.Origin))
+	row("home", report.Quote(e.Home.Value), origin("", e.Home.Origin))
+	if e.AllowRoot.Value {
+		row("allowRoot", "true", origin("", e.AllowRoot.Origin))
+	}
+	if e.AllowGitConfig.Value {
+		row("allowGitConfig", "true", origin("", e.AllowGitConfig.Origin))
+	}
+	for _, r := range e.Paths {
+		row(string(r.Access), report.Quote(r.Text), origin("", r.Origin)+note(r.Reason))
+	}
+	for _, r := range e.Guards {
+		row("guard", report.Quote(r.Pattern), origin("", r.Origin)+note(r.Reason))
+	}
+	for _, r := range e.Env {
+		// Not the value: what a person sets for a program may be a token.
+		row("env "+string(r.Action), report.Quote(r.Name), origin("", r.Origin))
+	}
+	for _, r := range e.Net {
+		row(report.Plain(r.Key), report.Quote(r.Value), origin("", r.Origin))
+	}
+	for _, r := range e.Limits {
+		row("limit", fmt.Sprintf("%s %d %s", report.Plain(r.Name), r.Value, r.Unit), origin("", r.Origin))
 	}
 	return b.String()
 }
 
-func policyCheck(c *call) *cobra.Command {
+func cmdPolicyCheck() *command {
 	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "check [flags] FILE",
-		Short:   "look for mistakes in a policy file",
-		Long:    "Reads FILE as a policy and tells everything that is wrong with it, with line and\ncolumn. Exit code 65: there is something.",
-		Example: examples("cofferdam policy check cofferdam.jsonc", "for people", "cofferdam policy check --json cofferdam.jsonc", "for an editor or CI"),
-		Args:    words(1, 1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if err := c.app.Check(args[0], c.caller()); err != nil {
-				return err
+	return &command{
+		args: "FILE",
+		long: "Reports everything that is wrong, each with its line. Silent if nothing is.",
+		examples: [][2]string{
+			{"cofferdam policy check .cofferdam/policy.jsonc", "before a commit, or in CI"},
+		},
+		exits: []int{exitPolicy},
+		min:   1, max: 1,
+		flags: func(f *flags) { f.flag(&asJSON, "json", 0, "errors as JSON") },
+		complete: func(*call, []string) []string {
+			return []string{":file"}
+		},
+		run: func(c *call, words []string) (int, error) {
+			if c.app.Check == nil {
+				return 0, notYet("policy check")
 			}
-			if asJSON {
-				return c.printJSON(map[string]any{"file": args[0], "problems": []policy.Problem{}})
-			}
-			return c.print(report.Quote(args[0]) + ": nothing wrong\n")
+			return 0, c.app.Check(c.ctx, words[0], c.caller())
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }
 
-func policyExplain(c *call) *cobra.Command {
+func accesses() []string { return []string{"read", "write", "env", "connect"} }
+
+func cmdPolicyExplain() *command {
 	var o flow.Options
-	kinds := []string{"read", "write", "env", "connect"}
-	cmd := &cobra.Command{
-		Use:   "explain [flags] read|write|env|connect SUBJECT",
-		Short: "tell which rule decides, and what would change it",
-		Example: examples(
-			"cofferdam policy explain read ~/.aws/credentials", "a path",
-			"cofferdam policy explain env GITHUB_TOKEN", "a variable",
-			"cofferdam policy explain connect example.org:443", "a host",
-		),
-		Args: words(2, 2),
-		ValidArgsFunction: func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
-			switch {
-			case len(args) == 0:
-				return kinds, cobra.ShellCompDirectiveNoFileComp
-			case len(args) == 1 && (args[0] == "read" || args[0] == "write"):
-				return nil, cobra.ShellCompDirectiveDefault
-			}
-			return nil, cobra.ShellCompDirectiveNoFileComp
+	return &command{
+		args: "read|write|env|connect SUBJECT [--] [COMMAND [ARG...]]",
+		long: `SUBJECT is a path, the name of a variable, or NAME[:PORT]. Tells the deciding rule,
+where it stands, and what would change the answer. The exit code is 0 for both answers.`,
+		examples: [][2]string{
+			{"cofferdam policy explain read ~/.aws/credentials", "why can't it be read?"},
+			{"cofferdam policy explain env GITHUB_TOKEN claude", "would claude see this variable?"},
 		},
-		RunE: func(_ *cobra.Command, args []string) error {
-			kind, subject := args[0], args[1]
-			known := false
-			for _, k := range kinds {
-				known = known || k == kind
+		exits: []int{exitPolicy, exitForbidden},
+		min:   2, max: -1, stopAtWord: true,
+		flags: func(f *flags) {
+			policyFlags(f, &o)
+			f.flag(&o.JSON, "json", 0, "as JSON")
+		},
+		complete: func(_ *call, words []string) []string {
+			switch len(words) {
+			case 0:
+				return accesses()
+			case 1:
+				return []string{":file"}
 			}
-			if !known {
-				hint := "one of: " + strings.Join(kinds, ", ")
-				if near := nearest(kind, kinds); near != "" {
-					hint = "did you mean " + near + "?"
+			return nil
+		},
+		run: func(c *call, words []string) (int, error) {
+			access, subject := words[0], words[1]
+			if !slices.Contains(accesses(), access) {
+				e := &flow.UsageError{Text: report.Quote(cut(access)) + " is no kind of access", Hint: "one of: " + strings.Join(accesses(), ", ")}
+				if near := nearest(access, accesses()); near != "" {
+					e.Hint = "did you mean " + near + "?"
 				}
-				return &flow.UsageError{Text: "can't explain " + report.Quote(cut(kind)), Hint: hint}
+				return 0, e
 			}
-			e, err := c.app.Explain(o, c.caller(), kind, subject)
+			if c.app.Explain == nil {
+				return 0, notYet("policy explain")
+			}
+			o.Command = words[2:]
+			if len(o.Command) > 0 && o.Command[0] == "--" {
+				o.Command = o.Command[1:]
+			}
+			x, err := c.app.Explain(c.ctx, o, c.caller(), access, subject)
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if o.JSON {
-				return c.printJSON(struct {
-					Kind    string `json:"kind"`
-					Subject string `json:"subject"`
-					flow.Explanation
-				}{kind, subject, e})
+				return 0, c.printJSON(x)
 			}
-			answer := "denied"
-			if e.Allowed {
-				answer = "allowed"
-			}
-			text := answer + ": " + kind + " " + report.Quote(subject) + "\n"
-			for _, part := range [][2]string{
-				{"rule", join(", ", e.Rule, place(e.Origin))}, {"why", e.Text}, {"to change it", e.Change},
-			} {
-				if part[1] != "" {
-					text += report.StyleOf(c.out, c.env).Fold("  "+part[0]+": "+report.Plain(part[1]), 4) + "\n"
-				}
-			}
-			return c.print(text)
+			return 0, c.print(explainText(x))
 		},
 	}
-	policyFlags(cmd, &o)
-	cmd.Flags().BoolVar(&o.JSON, "json", false, "print JSON")
-	return cmd
 }
 
-func policySchema(c *call) *cobra.Command {
-	return &cobra.Command{
-		Use:               "schema",
-		Short:             "print the JSON Schema of policy files",
-		Example:           examples("cofferdam policy schema > policy.schema.json", "for an editor"),
-		Args:              words(0, 0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE:              func(*cobra.Command, []string) error { return c.print(string(c.app.Schema())) },
+func explainText(x *flow.Explanation) string {
+	var b strings.Builder
+	answer := "denied"
+	if x.Allowed {
+		answer = "allowed"
 	}
+	fmt.Fprintf(&b, "%s: %s %s\n", answer, report.Plain(x.Access), report.Quote(x.Subject))
+	if x.Rule == "" {
+		b.WriteString("  rule: none fits; what no rule allows is denied\n")
+	} else {
+		fmt.Fprintf(&b, "  rule: %s\n", origin(x.Rule, x.Origin))
+	}
+	if x.Because != "" {
+		fmt.Fprintf(&b, "  because: %s\n", report.Plain(x.Because))
+	}
+	for _, r := range x.Lost {
+		fmt.Fprintf(&b, "  also fits: %s\n", origin(string(r.Access)+" "+r.Text, r.Origin))
+	}
+	if x.Change != "" {
+		fmt.Fprintf(&b, "  to change it: %s\n", report.Plain(x.Change))
+	}
+	return b.String()
 }
 
-func policyTrust(c *call) *cobra.Command {
-	var o flow.Options
-	var revoke bool
-	cmd := &cobra.Command{
-		Use:   "trust [flags]",
-		Short: "accept the project's policy file as it is now",
-		Long: `
-A project's policy can only narrow what you permit until you have accepted it.
-Accepting means exactly its present content: after any change it has to be
-accepted again. Read it first.`,
-		Example:           examples("cofferdam policy trust", "the project in the current directory", "cofferdam policy trust --revoke", "take it back"),
-		Args:              words(0, 0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
-			text, err := c.app.Trust(o, c.caller(), revoke)
+func cmdPolicySchema() *command {
+	return &command{
+		examples: [][2]string{{"cofferdam policy schema > policy.schema.json", "for an editor"}},
+		run: func(c *call, _ []string) (int, error) {
+			if c.app.Schema == nil {
+				return 0, notYet("policy schema")
+			}
+			s, err := c.app.Schema()
 			if err != nil {
-				return err
+				return 0, err
 			}
-			if o.JSON {
-				return c.printJSON(map[string]any{"text": text, "trusted": !revoke})
-			}
-			return c.print(report.Plain(text) + "\n")
+			return 0, c.print(string(s))
 		},
 	}
-	f := cmd.Flags()
-	f.SortFlags = false
-	f.StringVar(&o.Workspace, "workspace", "", "the project in `DIR` (default: the current directory)")
-	f.BoolVar(&revoke, "revoke", false, "no longer accept it")
-	f.BoolVar(&o.JSON, "json", false, "print JSON")
-	_ = cmd.MarkFlagDirname("workspace")
-	return cmd
 }
 
-func policyImport(c *call) *cobra.Command {
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "import [flags] FILE",
-		Short: "turn another tool's settings into a policy",
-		Long: `
-Reads settings of Claude Code or of srt and prints a policy. Each key that does
-not come across unchanged is told on standard error; none is dropped silently.`,
-		Example: examples(
-			"cofferdam policy import .claude/settings.json > cofferdam.jsonc", "from Claude Code",
-			"cofferdam policy import --json ~/.srt-settings.json", "policy and findings, for a program",
-		),
-		Args: words(1, 1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			document, findings, err := c.app.Import(args[0], c.caller())
+func cmdPolicyTrust() *command {
+	var revoke, asJSON bool
+	return &command{
+		args: "[FILE]",
+		long: `A policy file in a project comes with the project: until you trust it, it may only
+narrow. Trust holds for exactly the content that the file has now; read it first.`,
+		examples: [][2]string{
+			{"cofferdam policy trust", "trust the policy file of this project"},
+			{"cofferdam policy trust --revoke", "and no longer"},
+		},
+		exits: []int{exitPolicy, exitState, exitForbidden},
+		max:   1,
+		flags: func(f *flags) {
+			f.flag(&revoke, "revoke", 0, "trust it no longer")
+			f.flag(&asJSON, "json", 0, "as JSON")
+		},
+		complete: func(*call, []string) []string { return []string{":file"} },
+		run: func(c *call, words []string) (int, error) {
+			if c.app.Trust == nil {
+				return 0, notYet("policy trust")
+			}
+			file := ""
+			if len(words) > 0 {
+				file = words[0]
+			}
+			t, err := c.app.Trust(c.ctx, file, revoke, c.caller())
 			if err != nil {
-				return err
+				return 0, err
 			}
 			if asJSON {
-				if findings == nil {
-					findings = []flow.Finding{}
-				}
-				return c.printJSON(map[string]any{"policy": string(document), "findings": findings})
+				return 0, c.printJSON(t)
 			}
-			for _, f := range findings {
-				message{Text: join(": ", place(f.Origin), f.Key, f.Effect, f.Text)}.write(c.err, report.StyleOf(c.err, c.env))
+			state := "not trusted"
+			if t.Trusted {
+				state = "trusted"
 			}
-			return c.print(string(document))
+			if !t.Changed {
+				state += " already"
+			}
+			return 0, c.print(fmt.Sprintf("%s: %s (sha256 %s)\n", report.Quote(t.File), state, report.Plain(t.SHA256)))
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+}
+
+func cmdPolicyImport() *command {
+	var format string
+	return &command{
+		args: "FILE",
+		long: `Prints a policy with the same meaning. Every key that has none here, or that would
+weaken the policy, is reported; none is dropped silently.`,
+		examples: [][2]string{
+			{"cofferdam policy import .claude/settings.json > policy.jsonc", "the sandbox block and path permissions of Claude Code"},
+			{"cofferdam policy import --format srt ~/.srt-settings.json", "settings of srt"},
+		},
+		exits: []int{exitPolicy},
+		min:   1, max: 1,
+		flags: func(f *flags) {
+			f.text(&format, "format", "NAME", "claude or srt (default: find out)", "claude", "srt")
+		},
+		complete: func(*call, []string) []string { return []string{":file"} },
+		run: func(c *call, words []string) (int, error) {
+			if format != "" && format != "claude" && format != "srt" {
+				return 0, &flow.UsageError{Text: "unknown format " + report.Quote(cut(format)), Hint: "one of: claude, srt"}
+			}
+			if c.app.Import == nil {
+				return 0, notYet("policy import")
+			}
+			i, err := c.app.Import(c.ctx, format, words[0], c.caller())
+			if err != nil {
+				return 0, err
+			}
+			warn(c.err, report.StyleOf(c.err, c.env), i.Warnings)
+			return 0, c.print(string(i.Policy))
+		},
+	}
 }

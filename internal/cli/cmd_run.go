@@ -1,100 +1,107 @@
 package cli
 
 import (
-	"os"
-	"path/filepath"
-	"strings"
-
-	"github.com/spf13/cobra"
+	"time"
 
 	"cofferdam/internal/flow"
+	"cofferdam/internal/report"
 )
 
-func cmdRun(c *call) *cobra.Command {
+func cmdRun() *command {
 	var o flow.Options
-	cmd := &cobra.Command{
-		Use: "run [flags] [--] COMMAND [ARG...]",
-		Long: `
-Runs COMMAND and everything that it starts inside a boundary. It can work in
-the workspace; the rest of your home directory, secrets in the workspace (.env,
-private keys) and the network are out of reach unless the policy opens them.
-Flags end at the first word: what follows is COMMAND's own.
+	return &command{
+		args: "[--] COMMAND [ARG...]",
+		long: `The command and everything it starts works inside: the workspace is writable, the
+rest of the home directory, the environment and the network are out of reach but for
+what the policy allows. If a layer that the policy requires is missing, nothing starts.
 
-A policy comes from your own policy file, the project's (once you trust it: see
-policy trust), profiles and these flags, the last the strongest. What was
-blocked is told at the end, with the flag that would allow it.`,
-		Example: examples(
-			"cofferdam run claude", "an agent in the current directory",
-			"cofferdam run -- npm test", "any command",
-			"cofferdam run --dry-run codex", "show the plan and start nothing",
-			"cofferdam run --allow-read ~/notes --env CI=1 -- bash", "open one thing for one run",
-			"cofferdam run --timeout 30m --unattended --json -- claude -p 'fix the tests' 2>events.jsonl", "in a script",
-		),
-		Annotations:       runs,
-		Args:              cobra.ArbitraryArgs,
-		ValidArgsFunction: c.completeProgram,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if len(args) == 0 {
-				return &flow.UsageError{Text: "no command to run", Hint: "for example: cofferdam run -- bash"}
+Flags end at the command's name: what follows belongs to the command.`,
+		examples: [][2]string{
+			{"cofferdam run -- claude", "an agent in the project you are in"},
+			{"cofferdam run claude -p 'fix the tests'", "the same; the flags are the agent's"},
+			{"cofferdam run --allow-read ~/notes --env EDITOR -- bash", "let it read one more directory and see one variable"},
+			{"cofferdam run --unattended --timeout 30m --json -- npm test", "in CI"},
+			{"cofferdam run --dry-run -- codex", "print the plan and start nothing"},
+		},
+		exits:      []int{exitPolicy, exitRefused, exitState, exitForbidden, exitTimeout, exitNoExec, exitNotFound, exitInterrupt},
+		stopAtWord: true,
+		min:        0, max: -1,
+		flags: func(f *flags) {
+			policyFlags(f, &o)
+			f.flag(&o.AllowRoot, "allow-root", 0, "run although you are root; fewer guarantees hold")
+			f.flag(&o.Unattended, "unattended", 0, "nobody is there to ask: what would be asked is refused")
+			f.text(&o.Timeout, "timeout", "TIME", "end the run after this long, e.g. 30m")
+			f.text(&o.Name, "name", "NAME", "name of the session, for exec and logs")
+			f.flag(&o.DryRun, "dry-run", 0, "print the plan, start nothing")
+			f.flag(&o.JSON, "json", 0, "events, the plan and errors as JSON")
+		},
+		run: func(c *call, words []string) (int, error) {
+			c.json = o.JSON
+			o.Command = words
+			if len(words) == 0 {
+				return 0, &flow.UsageError{Text: "no command to run", Hint: "for example: cofferdam run -- claude"}
 			}
-			o.Command = args
-			status, err := c.app.Run(cmd.Context(), o, c.caller())
-			c.status = status
-			return err
+			if err := checkTimeout(o.Timeout); err != nil {
+				return 0, err
+			}
+			if o.DryRun {
+				return dryRun(c, o)
+			}
+			if c.app.Run == nil {
+				return 0, notYet("run")
+			}
+			return c.app.Run(c.ctx, o, c.caller())
 		},
 	}
-	f := cmd.Flags()
-	f.SetInterspersed(false)
-	policyFlags(cmd, &o)
-	f.BoolVar(&o.DryRun, "dry-run", false, "print the plan and start nothing")
-	f.BoolVar(&o.Unattended, "unattended", false, "nobody answers: never ask, give no terminal")
-	f.StringVar(&o.Name, "name", "", "call the session `NAME`, for exec and logs")
-	f.StringVar(&o.Timeout, "timeout", "", "end the run after `DURATION`: 90s, 30m, 2h")
-	f.BoolVar(&o.JSON, "json", false, "print plan, events and errors as JSON")
-	return cmd
 }
 
-// policyFlags are the flags that say what is permitted.
-func policyFlags(cmd *cobra.Command, o *flow.Options) {
-	f := cmd.Flags()
-	f.SortFlags = false
-	f.StringVar(&o.PolicyFile, "policy", "", "use this policy `FILE` too")
-	f.StringArrayVar(&o.Profiles, "profile", nil, "add the profile `NAME` (claude, go, ...); repeatable")
-	f.StringVar(&o.Workspace, "workspace", "", "work in `DIR` (default: the current directory)")
-	f.StringVar(&o.Boundary, "boundary", "", "the `KIND` of boundary: native")
-	f.StringArrayVar(&o.AllowRead, "allow-read", nil, "let `PATH` be read; repeatable")
-	f.StringArrayVar(&o.AllowWrite, "allow-write", nil, "let `PATH` be read and written; repeatable")
-	f.StringArrayVar(&o.DenyRead, "deny-read", nil, "let `PATH` be neither read nor written; repeatable")
-	f.StringArrayVar(&o.DenyWrite, "deny-write", nil, "let `PATH` not be written; repeatable")
-	f.StringArrayVar(&o.Env, "env", nil, "pass on or set a variable: `NAME[=VALUE]`; repeatable")
-	f.StringArrayVar(&o.AllowDomains, "allow-domain", nil, "let `NAME[:PORT]` be reached; repeatable")
-	f.StringArrayVar(&o.AllowCIDRs, "allow-cidr", nil, "let the addresses `CIDR:PORT` be reached; repeatable")
-	f.BoolVar(&o.AllowRoot, "allow-root", false, "start as root, with fewer guarantees")
-	_ = cmd.MarkFlagFilename("policy", "json", "jsonc")
-	_ = cmd.MarkFlagDirname("workspace")
-	_ = cmd.RegisterFlagCompletionFunc("boundary", cobra.FixedCompletions([]string{"native"}, cobra.ShellCompDirectiveNoFileComp))
-	for _, name := range []string{"profile", "env", "allow-domain", "allow-cidr"} {
-		_ = cmd.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
-	}
+// policyFlags are the flags that change what is permitted; every command that
+// speaks of a policy has them, so that its answer is for the same run.
+func policyFlags(f *flags, o *flow.Options) {
+	f.text(&o.PolicyFile, "policy", "FILE", "policy file, in place of your own and the project's", "file")
+	f.each(&o.Profiles, "profile", "NAME", "add a profile", "claude", "codex", "gemini", "opencode", "go", "node", "python", "rust", "java", "ruby")
+	f.text(&o.Workspace, "workspace", "DIR", "the project that is writable (default: here)", "dir")
+	f.text(&o.Boundary, "boundary", "NAME", "how it is kept in: native", "native")
+	f.each(&o.AllowRead, "allow-read", "PATH", "may be read", "file")
+	f.each(&o.AllowWrite, "allow-write", "PATH", "may be read and written", "file")
+	f.each(&o.DenyRead, "deny-read", "PATH", "can't be read", "file")
+	f.each(&o.DenyWrite, "deny-write", "PATH", "can't be written", "file")
+	f.each(&o.Env, "env", "NAME[=VALUE]", "pass or set a variable")
+	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to")
+	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR:PORT", "may be connected to")
 }
 
-// completeProgram completes the first word with programs on PATH, the rest
-// with files.
-func (c *call) completeProgram(_ *cobra.Command, args []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(args) > 0 || strings.Contains(word, "/") {
-		return nil, cobra.ShellCompDirectiveDefault
+func checkTimeout(s string) error {
+	if s == "" {
+		return nil
 	}
-	var out []string
-	for _, dir := range filepath.SplitList(c.getenv("PATH")) {
-		entries, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
-		for _, e := range entries {
-			if strings.HasPrefix(e.Name(), word) && !e.IsDir() {
-				out = append(out, e.Name())
-			}
-		}
+	d, err := time.ParseDuration(s)
+	if err != nil || d <= 0 {
+		return &flow.UsageError{Text: "--timeout " + report.Quote(cut(s)) + " is no length of time", Hint: "write for example 90s, 30m or 2h"}
 	}
-	return out, cobra.ShellCompDirectiveNoFileComp
+	return nil
+}
+
+func dryRun(c *call, o flow.Options) (int, error) {
+	if c.app.Plan == nil {
+		return 0, notYet("run --dry-run")
+	}
+	p, err := c.app.Plan(c.ctx, o, c.caller())
+	if err != nil {
+		return 0, err
+	}
+	if o.JSON {
+		err = c.printJSON(p)
+	} else {
+		err = c.print(planText(p))
+	}
+	if err != nil {
+		return 0, err
+	}
+	// The plan is printed also when it could not be carried out: that is
+	// what one wants to look at. The code still says so.
+	if gaps := p.RequiredGaps(); len(gaps) > 0 {
+		return 0, &flow.RefusedError{Boundary: p.Boundary, Gaps: gaps, Rules: p.Rules}
+	}
+	return 0, nil
 }

@@ -1,25 +1,21 @@
 package cli
 
 import (
+	"fmt"
 	"runtime"
-
-	"github.com/spf13/cobra"
 )
 
-func cmdVersion(c *call) *cobra.Command {
+func cmdVersion() *command {
 	var asJSON bool
-	cmd := &cobra.Command{
-		Use:               "version [flags]",
-		Example:           examples("cofferdam version", "for a bug report", "cofferdam version --json", "for a program"),
-		Args:              words(0, 0),
-		ValidArgsFunction: cobra.NoFileCompletions,
-		RunE: func(*cobra.Command, []string) error {
+	return &command{
+		examples: [][2]string{{"cofferdam version", "for a bug report"}},
+		flags:    func(f *flags) { f.flag(&asJSON, "json", 0, "as JSON") },
+		run: func(c *call, _ []string) (int, error) {
+			v := or(c.app.Version, "development")
 			if asJSON {
-				return c.printJSON(map[string]string{"version": c.app.Version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+				return 0, c.printJSON(map[string]string{"version": v, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
 			}
-			return c.print(program + " " + c.app.Version + " (" + runtime.Version() + ", " + runtime.GOOS + "/" + runtime.GOARCH + ")\n")
+			return 0, c.print(fmt.Sprintf("cofferdam %s (%s, %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH))
 		},
 	}
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
 }

@@ -4,143 +4,152 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
-	"strconv"
 	"strings"
 	"syscall"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/event"
 	"cofferdam/internal/flow"
-	"cofferdam/internal/plan/compile"
-	"cofferdam/internal/policy"
 	"cofferdam/internal/session"
 )
 
-// Codes of our own. The numbers are a promise to scripts: 64 to 74 are those
-// of sysexits.h, 124 to 127 those of timeout(1), env(1) and the shell.
+// Exit codes of our own. The status of the command passes through unchanged,
+// so ours are numbers that commands seldom use: those of sysexits.h and, where
+// there is a custom, the shell's and timeout(1)'s.
 const (
 	exitOK        = 0
 	exitUsage     = 64
 	exitPolicy    = 65
-	exitBoundary  = 69
+	exitNoInput   = 66
+	exitRefused   = 69
 	exitInternal  = 70
-	exitSession   = 73
+	exitState     = 73
 	exitIO        = 74
-	exitTimeLimit = 124
+	exitForbidden = 77
+	exitTimeout   = 124
 	exitLimit     = 125
-	exitCantExec  = 126
+	exitNoExec    = 126
 	exitNotFound  = 127
-	exitSignal    = 128
+	exitInterrupt = 130
 )
 
-// exitCode is a row of the one table of exit codes.
 type exitCode struct {
 	code    int
 	name    string // in JSON errors
 	meaning string
-	// runs: only commands that run a command end so.
-	runs bool
 }
 
-// exitCodes in the order of the help and of docs/exit-codes.md.
-var exitCodes = []exitCode{
-	{exitOK, "ok", "done; of run and exec: the command succeeded", false},
-	{exitUsage, "usage", "the command line makes no sense; nothing was started", false},
-	{exitPolicy, "policy", "the policy has a mistake; nothing was started", false},
-	{exitBoundary, "boundary", "the boundary can't be put up as the policy asks; the command was not started", false},
-	{exitInternal, "internal", "a mistake of cofferdam itself", false},
-	{exitSession, "session", "no such session, or its record can't be kept or read", false},
-	{exitIO, "io", "a file can't be read or the answer can't be written", false},
-	{exitTimeLimit, "time-limit", "the time limit was reached and the run was ended", true},
-	{exitLimit, "limit", "another limit was reached and the run was ended", true},
-	{exitCantExec, "not-executable", "the command was found and can't be executed inside", true},
-	{exitNotFound, "not-found", "the command can't be found inside", true},
-	{exitSignal, "signal", "signal N ended the command, or cofferdam (143: SIGTERM)", true},
+// exitCodes is the one table. Help texts and docs/exit-codes.md come from it.
+func exitCodes() []exitCode {
+	return []exitCode{
+		{exitOK, "ok", "done; for run and exec: the command ended with 0"},
+		{exitUsage, "usage", "the command line is wrong"},
+		{exitPolicy, "policy", "the policy, or a file given as one, is wrong"},
+		{exitNoInput, "no-such", "a session that is named does not exist, or several fit"},
+		{exitRefused, "refused", "the boundary can't hold here, so nothing was started"},
+		{exitInternal, "internal", "a mistake in cofferdam; please report it"},
+		{exitState, "state", "the state directory or a session's folder can't be used"},
+		{exitIO, "io", "reading or writing failed; the event log could not be written or was changed"},
+		{exitForbidden, "forbidden", "the policy forbids it, or a policy file is not trusted"},
+		{exitTimeout, "time-limit", "the time limit was reached; everything inside was ended"},
+		{exitLimit, "limit", "another ceiling of the policy was reached (memory, processes); everything inside was ended"},
+		{exitNoExec, "cannot-execute", "the command was found but can't be executed inside"},
+		{exitNotFound, "not-found", "the command was not found inside"},
+		{exitInterrupt, "interrupted", "interrupted before the command ran"},
+	}
 }
 
-// exitText is the table as lines, for help.
-func exitText(runs bool) string {
-	var b strings.Builder
-	for _, e := range exitCodes {
-		if runs || !e.runs {
-			fmt.Fprintf(&b, "  %5s  %s\n", e.number(), e.meaning)
+const exitSignal = "128+n: the command, or cofferdam, was ended by signal n (137 SIGKILL, 143 SIGTERM)"
+
+func exitNamed(code int) exitCode {
+	for _, e := range exitCodes() {
+		if e.code == code {
+			return e
 		}
 	}
-	if runs {
-		b.WriteString("  Any other status is the command's own. It may use these numbers too; with\n  --json an error of cofferdam's own is one JSON object on standard error.\n")
+	return exitCode{code, "unknown", ""}
+}
+
+// exitTable is the table as text, one code per line.
+func exitTable(indent string, only []int) string {
+	var b strings.Builder
+	for _, e := range exitCodes() {
+		use := only == nil
+		for _, c := range only {
+			use = use || c == e.code
+		}
+		if use {
+			fmt.Fprintf(&b, "%s%3d  %s\n", indent, e.code, e.meaning)
+		}
 	}
 	return b.String()
 }
 
-func (e exitCode) number() string {
-	if e.code == exitSignal {
-		return "128+N"
+// exitDoc is docs/exit-codes.md.
+func exitDoc() string {
+	var b strings.Builder
+	b.WriteString("<!-- Generated from internal/cli/exit.go: go test ./internal/cli -update -->\n\n# Exit codes\n\n" +
+		"`cofferdam run` and `cofferdam exec` end with the status of the command. The codes below are our own;\n" +
+		"what went wrong is also on standard error, and with `--json` as an object whose `name` is the name given here.\n\n" +
+		"| code | name | meaning |\n|---:|---|---|\n")
+	for _, e := range exitCodes() {
+		fmt.Fprintf(&b, "| %d | `%s` | %s |\n", e.code, e.name, e.meaning)
 	}
-	return strconv.Itoa(e.code)
+	signal, meaning, _ := strings.Cut(exitSignal, ": ")
+	fmt.Fprintf(&b, "| %s | - | %s |\n", signal, meaning)
+	b.WriteString("\nA command may use the same numbers for itself. To tell them apart, look for the line that starts with\n" +
+		"`cofferdam: ` on standard error, or for the event `exit` in `cofferdam logs`: it is there only if the command ended by itself.\n")
+	return b.String()
 }
 
-func exitName(code int) string {
-	if code > exitSignal {
-		code = exitSignal
-	}
-	for _, e := range exitCodes {
-		if e.code == code {
-			return e.name
-		}
-	}
-	return "command"
-}
-
-// exitOf maps an error to its code; it is the only place that does.
+// exitOf maps an error to its code.
 func exitOf(err error) int {
-	var limit *flow.LimitError
-	var exec *boundary.ExecError
-	var file *fs.PathError
+	var (
+		usage     *flow.UsageError
+		policy    *flow.PolicyError
+		refused   *flow.RefusedError
+		forbidden *flow.ForbiddenError
+		log       *flow.LogError
+		timeout   *flow.TimeoutError
+		limit     *flow.LimitError
+		setup     *boundary.SetupError
+		exec      *boundary.ExecError
+		state     *session.Error
+		name      *session.NameError
+		missing   *session.NotFoundError
+		ambiguous *session.AmbiguousError
+		control   *session.ControlError
+		chain     *event.ChainError
+		output    *outputError
+	)
 	switch {
 	case err == nil:
 		return exitOK
-	case is[*panicError](err):
-		return exitInternal
-	case is[*flow.UsageError](err), is[*session.NameError](err):
+	case errors.As(err, &usage), errors.As(err, &name):
 		return exitUsage
+	case errors.As(err, &policy):
+		return exitPolicy
+	case errors.As(err, &missing), errors.As(err, &ambiguous):
+		return exitNoInput
+	case errors.As(err, &refused), errors.As(err, &setup), errors.Is(err, boundary.ErrNotHere):
+		return exitRefused
+	case errors.As(err, &forbidden):
+		return exitForbidden
+	case errors.As(err, &log), errors.As(err, &chain), errors.As(err, &output):
+		return exitIO
+	case errors.As(err, &timeout):
+		return exitTimeout
 	case errors.As(err, &limit):
-		if limit.Limit.Name == "time" {
-			return exitTimeLimit
-		}
 		return exitLimit
 	case errors.As(err, &exec):
 		if exec.Errno == syscall.ENOENT {
 			return exitNotFound
 		}
-		return exitCantExec
-	case is[*flow.RefusedError](err), is[*flow.StartError](err), is[*boundary.SetupError](err), errors.Is(err, boundary.ErrNotHere):
-		return exitBoundary
-	case is[*flow.PolicyError](err), is[policy.Problems](err), is[policy.Problem](err), is[*compile.Error](err):
-		return exitPolicy
-	case is[*flow.SessionError](err), is[*session.Error](err), is[*session.NotFoundError](err),
-		is[*session.AmbiguousError](err), is[*session.ControlError](err), is[*event.ChainError](err):
-		return exitSession
+		return exitNoExec
+	case errors.As(err, &state), errors.As(err, &control):
+		return exitState
 	case errors.Is(err, context.Canceled):
-		return exitSignal + int(syscall.SIGINT)
-	case is[*outputError](err), errors.As(err, &file):
-		return exitIO
+		return exitInterrupt
 	}
 	return exitInternal
 }
-
-func is[T error](err error) bool {
-	var target T
-	return errors.As(err, &target)
-}
-
-// outputError: our own answer could not be written.
-type outputError struct{ err error }
-
-func (e *outputError) Error() string { return "write the answer: " + e.err.Error() }
-func (e *outputError) Unwrap() error { return e.err }
-
-// panicError is a panic that was caught in Main.
-type panicError struct{ value any }
-
-func (e *panicError) Error() string { return fmt.Sprint(e.value) }

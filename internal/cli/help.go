@@ -4,99 +4,106 @@ import (
 	"fmt"
 	"strings"
 
-	"github.com/spf13/cobra"
-
 	"cofferdam/internal/flow"
 )
 
-// runs marks a command that runs a command: its help lists all exit codes.
-var runs = map[string]string{"runs": "yes"}
-
 // help answers `help [COMMAND...]`.
-func (c *call) help(args []string) error {
-	switch {
-	case len(args) == 0:
-		return c.print(c.overview())
-	case args[0] == "exit-codes":
-		return c.print("Exit codes:\n" + exitText(true))
+func (c *call) help(args []string) (int, error) {
+	if len(args) == 0 {
+		return 0, c.print(overview())
 	}
-	root := c.tree(args[0])
-	cmd := root
-	for _, word := range args {
-		var next *cobra.Command
-		for _, sub := range cmd.Commands() {
-			if sub.Name() == word {
-				next = sub
+	if args[0] == "exit-codes" {
+		return 0, c.print(exitTable("", nil) + exitSignal + "\n")
+	}
+	path, table := program, commands()
+	for {
+		var cmd *command
+		for _, e := range table {
+			if e.name == args[0] {
+				cmd = e.build()
+				cmd.short = e.short
 			}
 		}
-		switch {
-		case next != nil:
-			cmd = next
-		case cmd == root:
-			return c.unknown(args)
-		case !cmd.HasSubCommands():
-			return &flow.UsageError{Text: cmd.CommandPath() + " has no commands of its own", Hint: cmd.CommandPath() + " --help"}
-		default:
-			return cmd.RunE(cmd, []string{word}) // a group's RunE tells
+		if cmd == nil {
+			return 0, c.unknown(path, table, args)
 		}
-	}
-	return c.print(helpText(cmd))
-}
-
-func (c *call) printHelp(cmd *cobra.Command) {
-	text := c.overview()
-	if cmd.HasParent() {
-		text = helpText(cmd)
-	}
-	if err := c.print(text); err != nil {
-		c.status = c.fail(err, nil) // cobra's help has no way to return it
+		path += " " + args[0]
+		args = args[1:]
+		if len(args) == 0 {
+			return 0, c.print(helpText(path, cmd))
+		}
+		if cmd.subs == nil {
+			return 0, &flow.UsageError{Text: path + " has no commands of its own", Hint: path + " --help"}
+		}
+		table = cmd.subs()
 	}
 }
 
-func (c *call) overview() string {
+func overview() string {
 	var b strings.Builder
-	b.WriteString("cofferdam runs an AI coding agent, or any command, inside a boundary: the project\n" +
-		"is writable; secrets and the rest of the machine are out of reach.\n\n" +
+	b.WriteString("cofferdam runs AI coding agents, or any command, inside a boundary: the project is\nwritable, secrets and the rest of the machine are out of reach.\n\n" +
 		"Usage:\n  cofferdam COMMAND [flags]\n\nCommands:\n")
-	for _, e := range commands {
-		fmt.Fprintf(&b, "  %-11s %s\n", e.name, e.short)
-	}
-	b.WriteString("\nExamples:\n" + examples(
-		"cofferdam run claude", "an agent in the project you are in",
-		"cofferdam run --dry-run -- npm test", "what it could reach, without starting it",
-		"cofferdam doctor", "can this machine do it?",
-	) + "\n`cofferdam COMMAND --help` tells more, `cofferdam help exit-codes` lists the exit codes.\n")
+	table(&b, commands())
+	b.WriteString("\nExamples:\n" +
+		"  cofferdam run -- claude          # an agent in the project you are in\n" +
+		"  cofferdam run --dry-run -- bash  # what it could reach, without starting it\n" +
+		"  cofferdam doctor                 # can this machine do it?\n\n" +
+		"cofferdam COMMAND --help tells more, cofferdam help exit-codes lists the exit codes.\n")
 	return b.String()
 }
 
-// examples prints pairs of a line and what it does.
-func examples(pairs ...string) string {
-	var b strings.Builder
-	for i := 0; i+1 < len(pairs); i += 2 {
-		fmt.Fprintf(&b, "  # %s\n  %s\n", pairs[i+1], pairs[i])
+func table(b *strings.Builder, list []entry) {
+	for _, e := range list {
+		fmt.Fprintf(b, "  %-11s %s\n", e.name, e.short)
 	}
-	return b.String()
 }
 
-// helpText is the help of one command. Not by cobra's template: package
-// text/template costs more than a start may.
-func helpText(cmd *cobra.Command) string {
+// helpText is the help of one command.
+func helpText(path string, cmd *command) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s\n\nUsage:\n", cmd.CommandPath(), cmd.Short)
-	if cmd.HasSubCommands() {
-		fmt.Fprintf(&b, "  %s COMMAND [flags]\n\nCommands:\n", cmd.CommandPath())
-		for _, sub := range cmd.Commands() {
-			fmt.Fprintf(&b, "  %-11s %s\n", sub.Name(), sub.Short)
-		}
+	fmt.Fprintf(&b, "%s: %s\n\nUsage:\n", path, cmd.short)
+	if cmd.subs != nil {
+		fmt.Fprintf(&b, "  %s COMMAND [flags]\n\nCommands:\n", path)
+		table(&b, cmd.subs())
 	} else {
-		fmt.Fprintf(&b, "  %s\n", cmd.UseLine())
+		fmt.Fprintf(&b, "  %s\n", strings.TrimSpace(path+" [flags] "+cmd.args))
 	}
-	if cmd.Long != "" {
-		b.WriteString("\n" + strings.TrimSpace(cmd.Long) + "\n")
+	if cmd.long != "" {
+		b.WriteString("\n" + strings.TrimSpace(cmd.long) + "\n")
 	}
-	cmd.InitDefaultHelpFlag()
-	b.WriteString("\nFlags:\n" + cmd.LocalFlags().FlagUsages())
-	b.WriteString("\nExamples:\n" + cmd.Example)
-	b.WriteString("\nExit codes:\n" + exitText(cmd.Annotations["runs"] != ""))
+	var f flags
+	if cmd.flags != nil {
+		cmd.flags(&f)
+	}
+	f.flag(&f.help, "help", 'h', "this text")
+	width := 0
+	for _, x := range f.list {
+		width = max(width, len(x.spelled()))
+	}
+	b.WriteString("\nFlags:\n")
+	for _, x := range f.list {
+		fmt.Fprintf(&b, "  %-*s  %s\n", width, x.spelled(), x.usage)
+	}
+	if len(cmd.examples) > 0 {
+		b.WriteString("\nExamples:\n")
+		for _, e := range cmd.examples {
+			fmt.Fprintf(&b, "  # %s\n  %s\n", e[1], e[0])
+		}
+	}
+	b.WriteString("\nExit codes:\n" + exitTable("  ", append([]int{exitOK, exitUsage, exitInternal, exitIO}, cmd.exits...)))
+	if cmd.stopAtWord {
+		b.WriteString("  otherwise the status of the command;\n  " + exitSignal + "\n")
+	}
 	return b.String()
+}
+
+func (x *flag) spelled() string {
+	s := "    --" + x.name
+	if x.letter != 0 {
+		s = "-" + string(x.letter) + ", --" + x.name
+	}
+	if x.value != "" {
+		s += " " + x.value
+	}
+	return s
 }

@@ -1,7 +1,6 @@
 package cli
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,15 +11,15 @@ import (
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/flow"
 	"cofferdam/internal/plan"
-	"cofferdam/internal/plan/compile"
 	"cofferdam/internal/policy"
 	"cofferdam/internal/report"
 	"cofferdam/internal/session"
 )
 
-// What we say: answers go to standard output, everything else to standard
-// error after "cofferdam: ". A refusal has three parts: what, by which rule and
-// where that stands, what to do. No text from elsewhere is printed raw.
+// Rules of what we say: answers go to standard output, everything else to
+// standard error with the prefix "cofferdam: ", in lower case, without a final
+// dot. A refusal has three parts: what, by which rule and where it stands, and
+// what to do. No text from elsewhere is printed raw.
 
 // message is a failure in words.
 type message struct {
@@ -30,178 +29,175 @@ type message struct {
 	Rule  string   `json:"rule,omitempty"`
 	Hints []string `json:"hints,omitempty"`
 	// The facts behind it, for programs.
-	Problems []policy.Problem `json:"problems,omitempty"`
-	Gaps     []plan.Gap       `json:"gaps,omitempty"`
-	Limit    *plan.Limit      `json:"limit,omitempty"`
-
-	// more are further lines, each with its rule and hints.
+	Problems []flow.Problem `json:"problems,omitempty"`
+	Gaps     []plan.Gap     `json:"gaps,omitempty"`
+	// more are further lines with the prefix, each with its hint.
 	more []message
 }
 
-func (m *message) hint(s string) {
-	if s != "" {
-		m.Hints = append(m.Hints, s)
+// origin is a rule and where it stands.
+func origin(rule string, o plan.Origin) string {
+	place := o.Layer
+	switch {
+	case o.File != "" && o.Line > 0:
+		place = fmt.Sprintf("%s:%d", o.File, o.Line)
+	case o.File != "":
+		place = o.File
 	}
+	switch {
+	case rule == "":
+		rule = o.Key
+	case place == "":
+		return report.Plain(rule)
+	}
+	if rule == "" {
+		return report.Plain(place)
+	}
+	return report.Plain(rule + " (" + place + ")")
 }
-
-// maxLines is how many problems a person is shown at once; JSON has all.
-const maxLines = 10
 
 // describe turns an error into words.
 func describe(err error) message {
 	code := exitOf(err)
-	m := message{Code: code, Name: exitName(code), Text: err.Error()}
+	m := message{Code: code, Name: exitNamed(code).name, Text: report.Plain(oneLine(err))}
+	hint := func(s string) {
+		if s != "" {
+			m.Hints = append(m.Hints, report.Plain(s))
+		}
+	}
 	var (
 		usage     *flow.UsageError
-		name      *session.NameError
 		pol       *flow.PolicyError
 		refused   *flow.RefusedError
-		limit     *flow.LimitError
+		forbidden *flow.ForbiddenError
+		timeout   *flow.TimeoutError
 		setup     *boundary.SetupError
 		exec      *boundary.ExecError
 		state     *session.Error
 		missing   *session.NotFoundError
 		ambiguous *session.AmbiguousError
 	)
-	if !errors.As(err, &pol) && (is[policy.Problems](err) || is[policy.Problem](err) || is[*compile.Error](err)) {
-		err = &flow.PolicyError{Err: err}
-	}
 	switch {
-	case code == exitInternal:
-		m.Text = "internal error: " + m.Text
-		m.hint("this should not happen; please report it with the command line and what `cofferdam version` prints")
 	case errors.As(err, &usage):
-		m.hint(usage.Hint)
-	case errors.As(err, &name):
-		m.hint("write another --name")
-	case errors.As(err, &limit):
-		m.Limit = &limit.Limit
-		if limit.Limit.Name == "time" {
-			m.hint("--timeout sets another limit for one run")
-		} else {
-			m.hint("`cofferdam policy show` tells where the limit is set")
-		}
-	case errors.As(err, &exec):
-		m.Text = "can't execute " + report.Quote(exec.Program) + " inside: " + exec.Errno.Error()
-		if exec.Errno == syscall.ENOENT {
-			m.hint("can the inside see it? cofferdam policy explain read " + report.Shell(exec.Program))
-		} else {
-			m.hint("is it an executable file for this machine, and may the inside read it?")
+		hint(usage.Hint)
+	case errors.As(err, &pol) && len(pol.Problems) > 0:
+		m.Problems = pol.Problems
+		for i, p := range pol.Problems {
+			text := p.Place() + ": "
+			if p.Key != "" {
+				text += p.Key + ": "
+			}
+			one := message{Text: report.Plain(text + p.Text)}
+			if p.Hint != "" {
+				one.Hints = []string{report.Plain(p.Hint)}
+			}
+			if i == 0 {
+				m.Text, m.Hints = one.Text, one.Hints
+			} else {
+				m.more = append(m.more, one)
+			}
 		}
 	case errors.As(err, &refused):
 		m.Gaps = refused.Gaps
 		for _, g := range refused.Gaps {
-			one := message{Text: join(": ", "missing "+g.Missing, g.Because)}
-			one.hint(g.Remedy)
+			one := message{Text: report.Plain("missing " + g.Missing + ": " + g.Because)}
+			for _, r := range refused.Rules {
+				if r.ID == g.Rule && g.Rule != 0 {
+					one.Rule = origin(r.Text, r.Origin)
+				}
+			}
+			if g.Remedy != "" {
+				one.Hints = []string{report.Plain(g.Remedy)}
+			}
 			m.more = append(m.more, one)
 		}
-		if n := len(m.more); n > 0 { // after the remedies
-			m.more[n-1].hint("`cofferdam doctor` shows what this machine can do")
-		}
+	case errors.As(err, &forbidden):
+		m.Rule = origin(forbidden.Rule, forbidden.Origin)
+		hint(forbidden.Hint)
+	case errors.As(err, &timeout):
+		m.Rule = origin("", timeout.Origin)
+		hint("--timeout sets another limit for one run")
 	case errors.As(err, &setup):
-		m.hint(setup.Remedy)
-		m.hint("`cofferdam doctor` shows what this machine can do")
-	case errors.Is(err, boundary.ErrNotHere):
-		m.hint("this version needs Linux")
-	case errors.As(err, &pol):
-		m.Problems = pol.Problems()
-		for i, p := range m.Problems {
-			one := message{Text: problemText(p)}
-			one.hint(p.Hint)
-			switch {
-			case i == 0:
-				m.Text, m.Hints = one.Text, one.Hints
-			case i == maxLines:
-				m.more = append(m.more, message{Text: fmt.Sprintf("and %d more", len(m.Problems)-i)})
-			case i < maxLines:
-				m.more = append(m.more, one)
-			}
+		m.Text = "the boundary can't be put up: " + m.Text
+		hint(setup.Remedy)
+		hint("cofferdam doctor shows what this machine can do")
+	case errors.As(err, &exec):
+		m.Text = "can't execute " + report.Quote(exec.Program) + " inside: " + report.Plain(exec.Errno.Error())
+		switch exec.Errno {
+		case syscall.ENOENT:
+			hint("cofferdam policy explain read " + report.Shell(exec.Program) + " tells whether the inside can see it")
+		case syscall.EACCES:
+			hint("is it executable, and may it be read inside?")
 		}
 	case errors.As(err, &state):
-		m.hint(state.Hint)
+		hint(state.Hint)
 	case errors.As(err, &missing):
 		for _, i := range missing.Live {
-			m.hint("running: " + sessionLine(i))
+			hint("running: " + sessionLine(i))
 		}
 		if len(missing.Live) == 0 {
-			m.hint("`cofferdam ps --all` lists what there is")
+			hint("cofferdam ps --all lists all sessions")
 		}
 	case errors.As(err, &ambiguous):
-		for _, i := range ambiguous.Matches {
-			m.hint("one is " + sessionLine(i))
+		for n, i := range ambiguous.Matches {
+			if n == 5 {
+				hint(fmt.Sprintf("and %d more", len(ambiguous.Matches)-n))
+				break
+			}
+			hint(sessionLine(i))
 		}
-	case errors.Is(err, context.Canceled):
-		m.Text = "interrupted"
-	case errors.Is(err, syscall.ENOSPC):
-		m.hint("the disk is full")
-	}
-	if n := len(m.Hints); n > maxLines {
-		m.Hints = append(m.Hints[:maxLines:maxLines], fmt.Sprintf("and %d more", n-maxLines))
+	case code == exitInternal:
+		m.Text = "internal error: " + m.Text
+		hint("this should not happen; please report it with the command line and `cofferdam version`")
 	}
 	return m
 }
 
-func problemText(p policy.Problem) string {
-	place := p.File
-	if p.Line > 0 {
-		place += fmt.Sprintf(":%d", p.Line)
-		if p.Col > 0 {
-			place += fmt.Sprintf(":%d", p.Col)
-		}
-	}
-	return join(": ", place, p.Key, p.Text)
-}
-
 func sessionLine(i session.Info) string {
-	return join(" ", i.ID, i.State.Name, "("+string(i.Status)+")")
+	line := i.ID
+	if i.State.Name != "" {
+		line += " " + i.State.Name
+	}
+	return line + " (" + string(i.Status) + "): " + strings.Join(i.State.Command, " ")
 }
 
-// place is where a rule stands.
-func place(o plan.Origin) string {
-	switch {
-	case o.File != "" && o.Line > 0:
-		return fmt.Sprintf("%s:%d", o.File, o.Line)
-	case o.File != "":
-		return o.File
-	}
-	return o.Layer
-}
-
-func join(sep string, parts ...string) string {
-	var out []string
-	for _, p := range parts {
-		if p != "" {
-			out = append(out, p)
-		}
-	}
-	return strings.Join(out, sep)
-}
+func oneLine(err error) string { return strings.TrimRight(err.Error(), "\n") }
 
 // write prints a message for a person.
 func (m message) write(w io.Writer, s report.Style) {
 	var b strings.Builder
-	line := func(indent int, text string) { b.WriteString(s.Fold(report.Plain(text), indent) + "\n") }
-	for i, x := range append([]message{m}, m.more...) {
-		if i == 0 || m.Problems != nil {
-			line(2, "cofferdam: "+x.Text)
-		} else {
-			line(4, "  "+x.Text)
-		}
+	for _, x := range append([]message{m}, m.more...) {
+		b.WriteString(s.Fold("cofferdam: "+x.Text, 2) + "\n")
 		if x.Rule != "" {
-			line(4, "  rule: "+x.Rule)
+			b.WriteString(s.Fold("  rule: "+x.Rule, 4) + "\n")
 		}
 		for _, h := range x.Hints {
-			line(4, "  hint: "+h)
+			b.WriteString(s.Fold("  hint: "+h, 4) + "\n")
 		}
 	}
-	_, _ = io.WriteString(w, b.String()) // where else could we complain?
+	_, _ = io.WriteString(w, b.String()) // there is no place left to complain
 }
 
 // writeJSON prints a message as one line for a program.
 func (m message) writeJSON(w io.Writer) {
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	_ = enc.Encode(struct {
-		Error message `json:"error"`
-	}{m})
+	_ = enc.Encode(map[string]message{"error": m})
 }
+
+// warn prints what the person should know and what stops nothing.
+func warn(w io.Writer, s report.Style, list []policy.Warning) {
+	for _, x := range list {
+		m := message{Text: "warning: " + report.Plain(x.Text), Rule: origin("", x.Origin)}
+		if x.Hint != "" {
+			m.Hints = []string{report.Plain(x.Hint)}
+		}
+		m.write(w, s)
+	}
+}
+
+// outputError: our own answer could not be written.
+type outputError struct{ err error }
+
+func (e *outputError) Error() string { return "write the answer: " + e.err.Error() }
+func (e *outputError) Unwrap() error { return e.err }

@@ -1,19 +1,17 @@
 package flow
 
 import (
-	"errors"
 	"fmt"
 	"strings"
+	"time"
 
-	"cofferdam/internal/boundary"
 	"cofferdam/internal/plan"
-	"cofferdam/internal/plan/compile"
-	"cofferdam/internal/policy"
 )
 
-// The errors that a caller of this package acts on; cli gives each its exit
-// code and its words. An error of none of these kinds is a mistake of ours.
-// *boundary.ExecError passes through as it is.
+// The errors that a caller of this package acts on: each has its exit code
+// and its words in cli. A boundary adds boundary.SetupError and
+// boundary.ExecError, a session the errors of its package. Anything else is a
+// mistake of ours.
 
 // UsageError: what was asked makes no sense, whatever the policy says.
 type UsageError struct {
@@ -23,39 +21,44 @@ type UsageError struct {
 
 func (e *UsageError) Error() string { return e.Text }
 
-// PolicyError: the policy can't be read, or can't be carried out as written.
-// Err is or wraps policy.Problems or a *compile.Error.
-type PolicyError struct{ Err error }
-
-func (e *PolicyError) Error() string { return e.Err.Error() }
-func (e *PolicyError) Unwrap() error { return e.Err }
-
-// Problems is what is wrong, in one form for both origins. A problem of a rule
-// that stands in no file has the layer as its File.
-func (e *PolicyError) Problems() []policy.Problem {
-	var list policy.Problems
-	if errors.As(e.Err, &list) {
-		return list
-	}
-	var one policy.Problem
-	if errors.As(e.Err, &one) {
-		return []policy.Problem{one}
-	}
-	var c *compile.Error
-	if errors.As(e.Err, &c) {
-		p := policy.Problem{File: c.Origin.File, Line: c.Origin.Line, Key: c.Origin.Key, Text: c.Text, Hint: c.Hint}
-		if p.File == "" {
-			p.File = c.Origin.Layer
-		}
-		return []policy.Problem{p}
-	}
-	return []policy.Problem{{Text: e.Err.Error()}}
+// Problem is one thing that is wrong with a policy.
+type Problem struct {
+	File string `json:"file"`
+	Line int    `json:"line,omitempty"` // 0: the file as a whole
+	Col  int    `json:"col,omitempty"`
+	Key  string `json:"key,omitempty"`
+	Text string `json:"text"`
+	Hint string `json:"hint,omitempty"`
 }
 
-// RefusedError: guarantees that the policy asks for can't be given here.
-// Nothing has started.
+// Place is "file:line:col", as far as it is known.
+func (p Problem) Place() string {
+	switch {
+	case p.Line == 0:
+		return p.File
+	case p.Col == 0:
+		return fmt.Sprintf("%s:%d", p.File, p.Line)
+	}
+	return fmt.Sprintf("%s:%d:%d", p.File, p.Line, p.Col)
+}
+
+// PolicyError: the policy can't be read as one.
+type PolicyError struct{ Problems []Problem }
+
+func (e *PolicyError) Error() string {
+	lines := make([]string, len(e.Problems))
+	for i, p := range e.Problems {
+		lines[i] = p.Place() + ": " + p.Text
+	}
+	return strings.Join(lines, "\n")
+}
+
+// RefusedError: the policy asks for guarantees that the boundary can't give
+// here. Nothing has started.
 type RefusedError struct {
-	Gaps []plan.Gap // the required ones
+	Boundary string
+	Gaps     []plan.Gap        // the required ones
+	Rules    []plan.RuleStatus // those that the gaps name
 }
 
 func (e *RefusedError) Error() string {
@@ -63,34 +66,39 @@ func (e *RefusedError) Error() string {
 	for i, g := range e.Gaps {
 		missing[i] = g.Missing
 	}
-	return "the boundary can't hold here, missing: " + strings.Join(missing, ", ")
+	return fmt.Sprintf("the %s boundary can't hold here: missing %s", e.Boundary, strings.Join(missing, ", "))
 }
 
-// StartError: the plan was sound and a layer of the boundary could not be put
-// up all the same. Nothing has run.
-type StartError struct{ Err *boundary.SetupError }
+// ForbiddenError: the policy, its trust or a fixed rule forbids the run.
+type ForbiddenError struct {
+	Text   string // "the workspace is your home directory"
+	Rule   string // text of the rule, "" for a fixed one
+	Origin plan.Origin
+	Hint   string
+}
 
-func (e *StartError) Error() string { return "start the boundary: " + e.Err.Error() }
-func (e *StartError) Unwrap() error { return e.Err }
+func (e *ForbiddenError) Error() string { return e.Text }
 
-// SessionError: the session could not be made, recorded or joined. Err is an
-// error of package session, or of writing the event log.
-type SessionError struct{ Err error }
+// LogError: the event log can't be written, so the run was stopped.
+type LogError struct{ Err error }
 
-func (e *SessionError) Error() string { return e.Err.Error() }
-func (e *SessionError) Unwrap() error { return e.Err }
+func (e *LogError) Error() string { return e.Err.Error() }
+func (e *LogError) Unwrap() error { return e.Err }
 
-// LimitError: a ceiling was reached and the run was ended for it. A limit that
-// only refused something is an event and no error.
+// TimeoutError: the run reached its time limit and was ended.
+type TimeoutError struct {
+	Limit  time.Duration
+	Origin plan.Origin
+}
+
+func (e *TimeoutError) Error() string { return fmt.Sprintf("the time limit of %s is reached", e.Limit) }
+
+// LimitError: a run was ended by a ceiling other than time.
 type LimitError struct {
-	Reason string // "the run took longer than 30m"
-	Limit  plan.Limit
-	Seen   int64 // in the unit of Limit
+	Limit plan.Limit
+	Seen  int64 // what was measured, in the limit's unit
 }
 
 func (e *LimitError) Error() string {
-	if e.Reason != "" {
-		return e.Reason
-	}
-	return fmt.Sprintf("the limit %q is reached: %d of %d %s", e.Limit.Name, e.Seen, e.Limit.Value, e.Limit.Unit)
+	return fmt.Sprintf("the limit of %s is reached: %d %s", e.Limit.Name, e.Limit.Value, e.Limit.Unit)
 }
