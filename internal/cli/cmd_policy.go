@@ -157,9 +157,9 @@ where it stands, and what would change the answer. The exit code is 0 for both a
 			if c.app.Explain == nil {
 				return 0, notYet("policy explain")
 			}
-			o.Command = words[2:]
-			if len(o.Command) > 0 && o.Command[0] == "--" {
-				o.Command = o.Command[1:]
+			var err error
+			if o.Command, err = commandAfter(words[2:]); err != nil {
+				return 0, err
 			}
 			x, err := c.app.Explain(c.ctx, o, c.caller(), access, subject)
 			if err != nil {

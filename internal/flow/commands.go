@@ -153,7 +153,13 @@ func TrustFile(_ context.Context, file string, revoke bool, c Caller) (*Trusted,
 	} else {
 		out.File, out.SHA256, out.Changed, err = t.Add(ws)
 	}
-	return out, policyError(err)
+	switch {
+	case err == nil:
+		return out, nil
+	case !revoke && out.SHA256 == "": // the project's file was not read
+		return nil, unreadable(out.File, policyError(err))
+	}
+	return nil, &session.Error{Op: "keep trust in", Path: state, Err: err}
 }
 
 // Import turns the settings of another tool into a policy of ours. format may be
