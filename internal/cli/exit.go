@@ -110,6 +110,7 @@ func exitOf(err error) int {
 		refused   *flow.RefusedError
 		forbidden *flow.ForbiddenError
 		log       *flow.LogError
+		unswept   *flow.UnsweptError
 		timeout   *flow.TimeoutError
 		limit     *flow.LimitError
 		setup     *boundary.SetupError
@@ -135,7 +136,7 @@ func exitOf(err error) int {
 		return exitRefused
 	case errors.As(err, &forbidden):
 		return exitForbidden
-	case errors.As(err, &log), errors.As(err, &chain), errors.As(err, &output):
+	case errors.As(err, &log), errors.As(err, &unswept), errors.As(err, &chain), errors.As(err, &output):
 		return exitIO
 	case errors.As(err, &timeout):
 		return exitTimeout

@@ -102,3 +102,11 @@ type LimitError struct {
 func (e *LimitError) Error() string {
 	return fmt.Sprintf("the limit of %s is reached: %d %s", e.Limit.Name, e.Limit.Value, e.Limit.Unit)
 }
+
+// UnsweptError: names that programs on the host obey have appeared in the
+// workspace, and could not be set aside.
+type UnsweptError struct{ Left []string }
+
+func (e *UnsweptError) Error() string {
+	return "left in the workspace, to be looked at before anything there is used: " + strings.Join(e.Left, "; ")
+}

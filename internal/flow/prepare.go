@@ -236,11 +236,29 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 	for name, fact := range probe.Paths(more) {
 		f.Paths[name] = fact
 	}
-	scan, err := workspace.Scan(p.workspace, patterns)
+	list := make([]workspace.Pattern, len(patterns))
+	for i, text := range patterns {
+		list[i] = workspace.Pattern{Text: text}
+	}
+	scan, err := workspace.Scan(p.workspace, list, workspace.Limits{})
+	var many *workspace.TooManyError
+	if errors.As(err, &many) {
+		return f, &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+	}
 	if err != nil {
 		return f, err
 	}
-	f.Found = scan.Found
+	f.Found = scan.FoundIn(p.workspace, list)
+	for _, b := range scan.Blind {
+		// What is in there could not be looked at, so nobody inside shall
+		// look either: its owner could open it with chmod(1).
+		full := filepath.Join(p.workspace, string(b.Path))
+		f.Paths[full] = host.Path{Kind: host.KindDir, Real: full, RealKind: host.KindDir, UID: f.UID}
+		eff.Paths = append(eff.Paths, policy.PathRule{
+			Access: policy.DenyRead, Pattern: full, Text: string(b.Path), Reason: "could not be searched for secrets: " + b.Err,
+			Origin: plan.Origin{Layer: "built-in", Key: "directories that can't be searched"},
+		})
+	}
 	return f, nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -83,10 +84,8 @@ type run struct {
 	store    *session.Store
 	session  *session.Session
 	recorder *recorder
-	baseline workspace.Baseline
-	watcher  *workspace.Watcher
+	baseline *workspace.Baseline
 	server   *session.Server
-	guarded  bool
 }
 
 // open makes the session's folder, the private home, and the record of what is
@@ -112,7 +111,7 @@ func open(ctx context.Context, p *prepared, o Options, c Caller) (*run, error) {
 // as it was afterwards.
 func (r *run) begin() error {
 	var err error
-	if r.baseline, err = workspace.Take(r.plan.Workspace, r.plan.Guards); err != nil {
+	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
 		return r.failed(err)
 	}
 	if err := r.session.Write(session.BaselineFile, r.baseline); err != nil {
@@ -139,11 +138,6 @@ func (r *run) attend(running boundary.Running) error {
 	}
 	r.recorder.onError = func() { _ = running.Kill() }
 	var err error
-	r.watcher, err = workspace.Watch(r.plan.Workspace, r.plan.Guards, &r.baseline, r.asideDir(), r.setAside)
-	if err != nil {
-		// The sweep at the end does not need it.
-		_ = r.recorder.write(event.Event{Kind: event.Notice, Detail: "new names in the workspace are looked for at the end only: " + err.Error()})
-	}
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
 		if err == nil {
@@ -153,8 +147,6 @@ func (r *run) attend(running boundary.Running) error {
 	})
 	return err
 }
-
-func (r *run) asideDir() string { return r.session.Dir + "/set-aside" }
 
 // denied records what the boundary refused; it may be called from the start on.
 func (r *run) denied(d boundary.Denial) {
@@ -169,28 +161,68 @@ func (r *run) limitHit(h supervise.Hit) {
 	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: fmt.Sprintf("%d of %d %s", h.Seen, h.Limit.Value, h.Limit.Unit)})
 }
 
-func (r *run) setAside(m workspace.Moved) {
-	e := event.Event{Kind: event.SetAside, Subject: m.Path, To: m.To, Reason: m.Reason, Detail: m.Restore}
+func (r *run) setAside(m workspace.Aside) {
+	e := event.Event{Kind: event.SetAside, Subject: string(m.Path), To: string(m.To), Reason: m.Reason, Detail: m.Undo}
 	if rule, ok := r.plan.Rule(m.Rule); ok {
 		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
 	}
 	r.recorder.add(e)
 }
 
-// sweep looks once more for guarded names, after everything inside is dead.
+// sweep looks for guarded names that have appeared, after everything inside is
+// dead. What can't be set aside is an error: the person has to look at it before
+// anything on the host obeys it.
 func (r *run) sweep() error {
-	if r.watcher != nil {
-		r.watcher.Close()
-		r.watcher = nil
+	if r.baseline == nil {
+		return nil
 	}
-	rep, err := workspace.Sweep(r.plan.Workspace, r.plan.Guards, r.baseline, r.asideDir())
+	rep, err := workspace.Sweep(r.baseline, r.session.Dir)
 	for _, m := range rep.SetAside {
 		r.setAside(m)
 	}
-	for _, text := range rep.Problems {
-		r.recorder.add(event.Event{Kind: event.Notice, Detail: text})
+	for _, c := range rep.Changed {
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return unsettled(rep)
+}
+
+// unsettled is the error of a sweep that could not do all that it had to.
+func unsettled(rep workspace.Report) error {
+	if rep.Clean() {
+		return nil
+	}
+	e := &UnsweptError{}
+	for _, f := range rep.Failed {
+		e.Left = append(e.Left, fmt.Sprintf("%s (%s): %s", f.Path, f.Reason, f.Err))
+	}
+	for _, b := range rep.Blind {
+		e.Left = append(e.Left, fmt.Sprintf("%s: could not be looked at: %s", b.Path, b.Err))
+	}
+	if rep.Unsettled {
+		e.Left = append(e.Left, "the workspace was still changing")
+	}
+	return e
+}
+
+// held says which paths of the workspace the boundary keeps from being changed.
+func held(p *plan.Plan) func(rel string) bool {
+	var fixed []string
+	for _, m := range p.Mounts {
+		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok && !m.Write {
+			fixed = append(fixed, rel)
+		}
+	}
+	return func(rel string) bool {
+		for _, f := range fixed {
+			if rel == f || strings.HasPrefix(rel, f+"/") {
+				return true
+			}
+		}
+		return false
+	}
 }
 
 // finish ends a run whose command has ended.
@@ -229,9 +261,6 @@ func (r *run) failed(err error) error {
 }
 
 func (r *run) close() {
-	if r.watcher != nil {
-		r.watcher.Close()
-	}
 	if r.server != nil {
 		_ = r.server.Close()
 	}
@@ -273,22 +302,22 @@ func recoverSession(store *session.Store, i session.Info, c Caller) {
 	if err != nil || !ok {
 		return
 	}
-	p, err := store.Plan(i)
-	if err != nil {
-		claim.Release()
-		return
-	}
 	var b workspace.Baseline
 	if err := store.Read(i, session.BaselineFile, &b); err != nil {
 		// Killed before there was a baseline: nothing had run.
 		_ = claim.Settle()
 		return
 	}
-	rep, err := workspace.Sweep(p.Workspace, p.Guards, b, i.Dir+"/set-aside")
+	rep, err := workspace.Sweep(&b, i.Dir)
 	for _, m := range rep.SetAside {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n", i.ID, report.Quote(m.Path), m.Reason, m.Restore)
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
+			i.ID, report.Quote(string(m.Path)), m.Reason, m.Undo)
+	}
+	if err == nil {
+		err = unsettled(rep)
 	}
 	if err != nil {
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n", i.ID, report.Quote(err.Error()))
 		claim.Release()
 		return
 	}
