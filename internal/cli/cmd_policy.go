@@ -252,7 +252,11 @@ narrow. Trust holds for exactly the content that the file has now; read it first
 			if !t.Changed {
 				state += " already"
 			}
-			return 0, c.print(fmt.Sprintf("%s: %s (sha256 %s)\n", report.Quote(t.File), state, report.Plain(t.SHA256)))
+			text := report.Quote(t.File) + ": " + state
+			if t.SHA256 != "" { // revoking looks at no content
+				text += " (sha256 " + report.Plain(t.SHA256) + ")"
+			}
+			return 0, c.print(text + "\n")
 		},
 	}
 }
