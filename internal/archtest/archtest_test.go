@@ -320,3 +320,89 @@ func exits(f *ast.File, fset *token.FileSet, isMain bool) []string {
 	})
 	return out
 }
+
+// bareThreads are packages that may lock a thread and leave it locked.
+var bareThreads = map[string]string{
+	"internal/host/probe": "its children change what a thread can't get back (namespaces, seccomp), so the thread has to end with them",
+}
+
+// A goroutine that ends with its thread locked ends the thread, and that kills
+// each child that was started from it with PR_SET_PDEATHSIG: a boundary would
+// die at a time that nobody chose.
+func TestLockedThreadsAreUnlocked(t *testing.T) {
+	_, files, fset := load(t)
+	for name, f := range files {
+		if bareThreads[filepath.ToSlash(filepath.Dir(name))] == "" {
+			for _, bad := range bareLocks(f, fset) {
+				t.Errorf("%s: LockOSThread without defer UnlockOSThread in the same function", bad)
+			}
+		}
+	}
+	// The control.
+	for body, want := range map[string]int{
+		"runtime.LockOSThread()":                                                             1,
+		"runtime.LockOSThread(); runtime.UnlockOSThread()":                                   1, // not on each way out
+		"runtime.LockOSThread(); defer runtime.UnlockOSThread()":                             0,
+		"defer runtime.UnlockOSThread(); go func() { runtime.LockOSThread() }()":             1,
+		"go func() { runtime.LockOSThread(); defer runtime.UnlockOSThread() }()":             0,
+		"runtime.LockOSThread(); defer func() { runtime.UnlockOSThread() }()":                0,
+		"go func() { defer runtime.UnlockOSThread() }(); runtime.LockOSThread()":             1,
+		"if true { runtime.LockOSThread(); defer runtime.UnlockOSThread(); println(\"x\") }": 0,
+	} {
+		f, err := parser.ParseFile(fset, "x.go", "package x\nimport \"runtime\"\nfunc f() { "+body+" }", parser.SkipObjectResolution)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := bareLocks(f, fset); len(got) != want {
+			t.Errorf("%s: %v", body, got)
+		}
+	}
+}
+
+// bareLocks looks at each function by itself, closures too; only a deferred
+// closure counts as the function around it.
+func bareLocks(f *ast.File, fset *token.FileSet) []string {
+	calls := func(n ast.Node, name string) bool {
+		c, ok := n.(*ast.CallExpr)
+		if !ok {
+			return false
+		}
+		s, ok := c.Fun.(*ast.SelectorExpr)
+		if !ok {
+			return false
+		}
+		x, ok := s.X.(*ast.Ident)
+		return ok && x.Name == "runtime" && s.Sel.Name == name
+	}
+	var out []string
+	var function func(body ast.Node)
+	function = func(body ast.Node) {
+		var locks []string
+		unlocked := false
+		ast.Inspect(body, func(n ast.Node) bool {
+			switch n := n.(type) {
+			case *ast.FuncLit:
+				if n.Body != body {
+					function(n.Body)
+					return false
+				}
+			case *ast.DeferStmt:
+				ast.Inspect(n, func(m ast.Node) bool {
+					unlocked = unlocked || calls(m, "UnlockOSThread")
+					return true
+				})
+			}
+			if calls(n, "LockOSThread") {
+				locks = append(locks, fset.Position(n.Pos()).String())
+			}
+			return true
+		})
+		if !unlocked {
+			out = append(out, locks...)
+		}
+	}
+	for _, d := range f.Decls {
+		function(d)
+	}
+	return out
+}

@@ -61,6 +61,7 @@ type call struct {
 	env          []string
 	in, out, err *os.File
 	json         bool
+	debug        bool // --debug before the command: the stack of an internal error
 }
 
 func (c *call) caller() flow.Caller {
@@ -99,9 +100,14 @@ func Main(ctx context.Context, app *App, args, env []string, in, out, errOut *os
 		if r := recover(); r != nil {
 			code = exitInternal
 			c.fail(fmt.Errorf("%v", r))
-			fmt.Fprintf(errOut, "%s\n", debug.Stack())
+			if c.debug {
+				fmt.Fprintf(errOut, "%s\n", debug.Stack())
+			}
 		}
 	}()
+	if len(args) > 0 && args[0] == "--debug" {
+		c.debug, args = true, args[1:]
+	}
 	code, err := c.dispatch(args)
 	if err != nil {
 		code = c.fail(err)

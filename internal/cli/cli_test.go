@@ -131,6 +131,10 @@ func fakeError(kind string) error {
 			{File: "p.jsonc", Line: 3, Col: 5, Key: "filesystem.denyReed", Text: "unknown key", Hint: "did you mean denyRead?"},
 			{File: "p.jsonc", Line: 9, Text: "want a list"},
 		}}
+	case "manyproblems":
+		return &flow.PolicyError{Problems: make([]flow.Problem, 40)}
+	case "limit":
+		return &flow.LimitError{Limit: plan.Limit{Name: "memory", Value: 1 << 30, Unit: "bytes"}, Seen: 1 << 30}
 	case "refused":
 		return &flow.RefusedError{Boundary: "native", Gaps: []plan.Gap{
 			{Required: true, Missing: "user namespaces", Because: "clone: operation not permitted", Remedy: "sysctl -w x=1", Rule: 1},

@@ -20,9 +20,9 @@ SESSION is an id, a name or the beginning of one.`,
 		flags:    func(f *flags) { f.flag(&asJSON, "json", 0, "errors as JSON") },
 		complete: func(c *call, words []string) []string { return c.sessionNames(words, session.Live) },
 		run: func(c *call, words []string) (int, error) {
-			command := words[1:]
-			if command[0] == "--" {
-				command = command[1:]
+			command, err := commandAfter(words[1:])
+			if err != nil {
+				return 0, err
 			}
 			if len(command) == 0 {
 				return 0, &flow.UsageError{Text: "no command to run", Hint: "for example: cofferdam exec " + cut(words[0]) + " -- bash"}

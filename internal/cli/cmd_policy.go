@@ -157,9 +157,9 @@ where it stands, and what would change the answer. The exit code is 0 for both a
 			if c.app.Explain == nil {
 				return 0, notYet("policy explain")
 			}
-			o.Command = words[2:]
-			if len(o.Command) > 0 && o.Command[0] == "--" {
-				o.Command = o.Command[1:]
+			var err error
+			if o.Command, err = commandAfter(words[2:]); err != nil {
+				return 0, err
 			}
 			x, err := c.app.Explain(c.ctx, o, c.caller(), access, subject)
 			if err != nil {
@@ -252,7 +252,11 @@ narrow. Trust holds for exactly the content that the file has now; read it first
 			if !t.Changed {
 				state += " already"
 			}
-			return 0, c.print(fmt.Sprintf("%s: %s (sha256 %s)\n", report.Quote(t.File), state, report.Plain(t.SHA256)))
+			text := report.Quote(t.File) + ": " + state
+			if t.SHA256 != "" { // revoking looks at no content
+				text += " (sha256 " + report.Plain(t.SHA256) + ")"
+			}
+			return 0, c.print(text + "\n")
 		},
 	}
 }

@@ -104,6 +104,21 @@ func (f *flags) parse(args []string, stopAtWord bool) ([]string, error) {
 	return words, nil
 }
 
+// commandAfter is the command line that follows words of ours. A flag there is
+// one of ours in the wrong place: it would be taken for the command, and the
+// answer would be that of another question. Who means it writes "--" first.
+func commandAfter(words []string) ([]string, error) {
+	switch {
+	case len(words) == 0:
+		return nil, nil
+	case words[0] == "--":
+		return words[1:], nil
+	case strings.HasPrefix(words[0], "-"):
+		return nil, &flow.UsageError{Text: "the flag " + cut(words[0]) + " comes too late", Hint: "write flags before the first word"}
+	}
+	return words, nil
+}
+
 func (f *flags) unknown(arg, name string, long bool) error {
 	e := &flow.UsageError{Text: "unknown flag " + cut(arg)}
 	if !long && len(name) > 1 && f.find(name) != nil {

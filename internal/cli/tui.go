@@ -56,6 +56,9 @@ func origin(rule string, o plan.Origin) string {
 	return report.Plain(rule + " (" + place + ")")
 }
 
+// maxProblems is how many mistakes a person is told at once; JSON has all.
+const maxProblems = 10
+
 // describe turns an error into words.
 func describe(err error) message {
 	code := exitOf(err)
@@ -71,6 +74,7 @@ func describe(err error) message {
 		refused   *flow.RefusedError
 		forbidden *flow.ForbiddenError
 		timeout   *flow.TimeoutError
+		limit     *flow.LimitError
 		setup     *boundary.SetupError
 		exec      *boundary.ExecError
 		state     *session.Error
@@ -96,6 +100,10 @@ func describe(err error) message {
 			} else {
 				m.more = append(m.more, one)
 			}
+			if left := len(pol.Problems) - maxProblems; i+1 == maxProblems && left > 0 {
+				m.more = append(m.more, message{Text: fmt.Sprintf("and %d more", left)})
+				break
+			}
 		}
 	case errors.As(err, &refused):
 		m.Gaps = refused.Gaps
@@ -117,6 +125,8 @@ func describe(err error) message {
 	case errors.As(err, &timeout):
 		m.Rule = origin("", timeout.Origin)
 		hint("--timeout sets another limit for one run")
+	case errors.As(err, &limit):
+		hint("`cofferdam policy show` tells where the limit is set")
 	case errors.As(err, &setup):
 		m.Text = "the boundary can't be put up: " + m.Text
 		hint(setup.Remedy)

@@ -2,9 +2,11 @@ package flow
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"cofferdam/internal/boundary/native"
 	"cofferdam/internal/host/probe"
@@ -107,7 +109,17 @@ func Check(_ context.Context, file string, c Caller) error {
 	if !filepath.IsAbs(file) {
 		file = filepath.Join(c.Dir, file)
 	}
-	return policyError(policy.CheckFile(file))
+	return unreadable(file, policyError(policy.CheckFile(file)))
+}
+
+// unreadable makes a problem of a file that is named on the command line and
+// can't be read: that is no mistake of ours.
+func unreadable(file string, err error) error {
+	var no syscall.Errno
+	if !errors.As(err, &no) {
+		return err
+	}
+	return &PolicyError{Problems: []Problem{{File: file, Text: no.Error()}}}
 }
 
 // Schema is the JSON Schema of policy files.
@@ -141,7 +153,13 @@ func TrustFile(_ context.Context, file string, revoke bool, c Caller) (*Trusted,
 	} else {
 		out.File, out.SHA256, out.Changed, err = t.Add(ws)
 	}
-	return out, policyError(err)
+	switch {
+	case err == nil:
+		return out, nil
+	case !revoke && out.SHA256 == "": // the project's file was not read
+		return nil, unreadable(out.File, policyError(err))
+	}
+	return nil, &session.Error{Op: "keep trust in", Path: state, Err: err}
 }
 
 // Import turns the settings of another tool into a policy of ours. format may be
@@ -152,7 +170,7 @@ func Import(_ context.Context, format, file string, c Caller) (*Imported, error)
 	}
 	doc, kind, findings, err := policy.ImportFile(file)
 	if err != nil {
-		return nil, policyError(err)
+		return nil, unreadable(file, policyError(err))
 	}
 	if format != "" && format != kind {
 		return nil, &UsageError{Text: fmt.Sprintf("%s has the shape of %s settings, not %s", file, kind, format)}
