@@ -22,7 +22,7 @@ var systemSecrets = []string{
 	"/etc/shadow", "/etc/shadow-", "/etc/gshadow", "/etc/gshadow-", "/etc/sudoers", "/etc/sudoers.d",
 	"/etc/ssl/private", "/etc/ssh/ssh_host_rsa_key", "/etc/ssh/ssh_host_ecdsa_key", "/etc/ssh/ssh_host_ed25519_key",
 	"/etc/krb5.keytab", "/etc/kubernetes", "/etc/rancher", "/etc/docker/key.json", "/etc/cofferdam", "/etc/wireguard", "/etc/openvpn",
-	"/etc/NetworkManager/system-connections", "/etc/machine-id",
+	"/etc/NetworkManager/system-connections",
 }
 
 // homeSecrets are hidden with the whole home. They are named all the same: an

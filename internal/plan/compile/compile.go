@@ -507,6 +507,12 @@ func (c *compiler) subject(p string) {
 		}
 		return
 	case !a.read && has.read:
+		if fact.Closed && c.in.Facts.UID != 0 {
+			// Its own permissions keep this user out, with no capability to
+			// get round them.
+			c.p.Rules[a.by-1].Mechanism = "permissions"
+			return
+		}
 		if dir && c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Tmpfs, Target: p, Directory: true, Rule: a.by})
 			return
