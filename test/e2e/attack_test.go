@@ -91,8 +91,10 @@ func attacks(s *Site) []attack {
 
 		{name: "secret of the project", ref: "issue 2: .env", canary: s.Canary(".env"), path: env, shell: "cat '" + env + "'", inside: true},
 		plant("git hook", "CVE-2026-26268", ".git/hooks/pre-commit", ".git/hooks/pre-push"),
-		plant("git config", "CVE-2026-19592", ".git/config", ".git/config.worktree"),
-		plant("git attributes", "issue 2: info/attributes", ".git/info/attributes", ".git/modules/sub/config"),
+		// Names whose every content is a danger: git's other files may be
+		// planted as long as they say nothing harmful, which this does not.
+		plant("git config", "CVE-2026-19592", ".git/config", ".git/commondir"),
+		plant("git attributes", "issue 2: info/attributes", ".git/info/attributes", ".git/remotes/origin"),
 		{name: "git hook by rename", ref: "FS-18", file: in(".git/hooks/post-checkout"), inside: true, only: "shell",
 			shell: fmt.Sprintf(`cd '%s' && mv .git moved && mkdir .git && cp -r moved/. .git && mkdir -p .git/hooks; echo "# planted by $V" > .git/hooks/post-checkout`, s.Workspace)},
 		plant("claude settings", "FS-20, CVE-2026-25725", ".claude/settings.local.json", ".claude/settings.json"),
