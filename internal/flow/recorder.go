@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"cofferdam/internal/event"
-	"cofferdam/internal/plan"
 )
 
 // recorder is the one writer of a session's events. Denials come in floods; the
@@ -25,15 +24,24 @@ type recorder struct {
 // summarised bounds what the summary can speak of.
 const summarised = 200
 
-func newRecorder(f *os.File, _ *plan.Plan) *recorder {
-	w := event.NewWriter(f)
-	return &recorder{writer: w, folded: event.NewCoalescer(w), stop: make(chan struct{})}
+func newRecorder() *recorder { return &recorder{stop: make(chan struct{})} }
+
+// open gives the recorder its file. Before, nothing runs that there could be
+// events of.
+func (r *recorder) open(f *os.File) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.writer = event.NewWriter(f)
+	r.folded = event.NewCoalescer(r.writer)
 }
 
 // write stores an event of the run itself.
 func (r *recorder) write(e event.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.writer == nil {
+		return nil // nothing has begun
+	}
 	if e.Kind == event.Exit || e.Kind == event.End {
 		if err := r.folded.Flush(); err != nil {
 			return err
@@ -47,6 +55,9 @@ func (r *recorder) write(e event.Event) error {
 func (r *recorder) add(e event.Event) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.writer == nil {
+		return
+	}
 	if len(r.seen) < summarised {
 		r.seen = append(r.seen, e)
 	}
@@ -83,6 +94,9 @@ func (r *recorder) tick() {
 func (r *recorder) flush() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.writer == nil {
+		return nil
+	}
 	if r.ticking {
 		close(r.stop)
 		r.ticking = false
@@ -94,6 +108,9 @@ func (r *recorder) flush() error {
 func (r *recorder) head() (int64, string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.writer == nil {
+		return 0, ""
+	}
 	return r.writer.Head()
 }
 

@@ -37,6 +37,14 @@ func boundaryFor(p *prepared) (boundary.Boundary, error) {
 // Run is one run from beginning to end. The status is the command's own, unless
 // the error is not nil.
 func Run(ctx context.Context, o Options, c Caller) (int, error) {
+	store, err := session.Open(c.Environ)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	// What a killed run has left in its workspace goes first: it must not be
+	// taken for the person's own.
+	recoverInterrupted(store, c)
 	p, err := prepare(o, c)
 	if err != nil {
 		return 0, err
@@ -50,17 +58,25 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, err
 	}
 
-	r, err := open(ctx, p, o, c)
-	if err != nil {
+	if err := makeHome(p); err != nil {
 		return 0, err
 	}
+
+	// The session's folder and the record of what is guarded are made while
+	// the boundary goes up; the command waits for them.
+	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
 	defer r.close()
-	if err := r.begin(); err != nil {
-		return 0, err
-	}
+	var openErr error
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		openErr = r.open(ctx)
+	}()
 	streams := streamsOf(c, o)
+	streams.Ready = func() error { <-opened; return openErr }
 	running, err := b.Start(ctx, p.plan, streams, r.denied)
 	if err != nil {
+		<-opened
 		return 0, r.failed(err)
 	}
 	if err := r.attend(running); err != nil {
@@ -88,44 +104,26 @@ type run struct {
 	server   *session.Server
 }
 
-// open makes the session's folder, the private home, and the record of what is
-// guarded.
-func open(ctx context.Context, p *prepared, o Options, c Caller) (*run, error) {
-	r := &run{prepared: p, options: o, caller: c}
+// open makes the session's folder and writes down what is about to start, and
+// what of the workspace has to be as it was afterwards.
+func (r *run) open(ctx context.Context) error {
 	var err error
-	if r.store, err = session.Open(c.Environ); err != nil {
-		return nil, err
+	if r.session, err = r.store.Create(ctx, r.plan, r.options.Name); err != nil {
+		return err
 	}
-	r.recoverInterrupted()
-	if err := makeHome(p); err != nil {
-		return nil, err
-	}
-	if r.session, err = r.store.Create(ctx, p.plan, o.Name); err != nil {
-		return nil, err
-	}
-	r.recorder = newRecorder(r.session.Events, p.plan)
-	return r, nil
-}
-
-// begin writes down what is about to start, and what of the workspace has to be
-// as it was afterwards.
-func (r *run) begin() error {
-	var err error
+	r.recorder.open(r.session.Events)
 	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
-		return r.failed(err)
+		return err
 	}
 	if err := r.session.Write(session.BaselineFile, r.baseline); err != nil {
-		return r.failed(err)
+		return err
 	}
 	for _, w := range r.policy.Warnings {
 		if err := r.recorder.write(event.Event{Kind: event.Notice, Detail: w.Text, Origin: Place(w.Origin)}); err != nil {
-			return r.failed(err)
+			return err
 		}
 	}
-	if err := r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program}); err != nil {
-		return r.failed(err)
-	}
-	return nil
+	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
 }
 
 // attend puts up what accompanies a running command.
@@ -252,6 +250,9 @@ func (r *run) finish(result supervise.Result) (int, error) {
 
 // failed ends a run that did not come to its end, and passes the error on.
 func (r *run) failed(err error) error {
+	if r.session == nil {
+		return err
+	}
 	_ = r.sweep()
 	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
 	_ = r.recorder.flush()
@@ -264,8 +265,9 @@ func (r *run) close() {
 	if r.server != nil {
 		_ = r.server.Close()
 	}
-	_ = r.session.Close()
-	_ = r.store.Close()
+	if r.session != nil {
+		_ = r.session.Close()
+	}
 }
 
 // summary tells the person what was refused or moved, if anything was.
@@ -284,15 +286,15 @@ func (r *run) summary() {
 	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
 }
 
-// recoverInterrupted finishes sessions whose supervisor was killed: what they
+// recoverInterrupted finishes sessions whose supervisor was killed: what was
 // planted in their workspace is still there.
-func (r *run) recoverInterrupted() {
-	list, err := r.store.Interrupted()
+func recoverInterrupted(store *session.Store, c Caller) {
+	list, err := store.Interrupted()
 	if err != nil {
 		return
 	}
 	for _, i := range list {
-		recoverSession(r.store, i, r.caller)
+		recoverSession(store, i, c)
 	}
 }
 

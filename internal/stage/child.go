@@ -85,7 +85,7 @@ func childFirst(img *image) {
 		img.digits[n] = byte('0' + command%10)
 		command /= 10
 	}
-	img.initArgs[1] = &img.digits[n]
+	img.initArgs[1] = uintptr(unsafe.Pointer(&img.digits[n]))
 	_, _, e := syscall.RawSyscall6(unix.SYS_EXECVEAT, slotInit, uintptr(unsafe.Pointer(&img.empty)),
 		uintptr(unsafe.Pointer(&img.initArgs)), uintptr(unsafe.Pointer(&img.initEnv)), unix.AT_EMPTY_PATH, 0)
 	fail(&img.failed[0], uint32(len(img.first)), e, 0)

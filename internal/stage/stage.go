@@ -19,7 +19,7 @@
 //
 // This is the most dangerous code of the project. Between clone and execve a child
 // has no Go scheduler of its own: it may not allocate, take a lock, grow its stack,
-// or call anything that does. All of it is in child.go, under 150 lines, and in the
+// store a pointer, or call anything that does. All of it is in child.go, under 150 lines, and in the
 // assembly beside it.
 package stage
 
@@ -79,10 +79,13 @@ type image struct {
 	stackTop uintptr
 	entry    uintptr // childSecond
 
-	empty    byte // "", for execveat
-	digits   [24]byte
-	initArgs [4]*byte
-	initEnv  [1]*byte
+	empty  byte // "", for execveat
+	digits [24]byte
+	// Vectors for execveat, as integers: a child must not store a pointer,
+	// since that would be the garbage collector's business while it marks,
+	// and the child has no part in the scheduler that the collector needs.
+	initArgs [4]uintptr
+	initEnv  [1]uintptr
 }
 
 // failure is what goes through the Errors pipe, in the machine's byte order.
@@ -120,9 +123,9 @@ func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
 		call.New("start", "pass the init", unix.SYS_DUP3, file.Fd(), call.Init, unix.O_CLOEXEC),
 	}, p.First...)
 	img.failed[1].second = 1
-	img.initArgs[0] = &initName[0]
+	img.initArgs[0] = uintptr(unsafe.Pointer(&initName[0]))
 	if !p.Init {
-		img.initArgs[2] = &initMode[0]
+		img.initArgs[2] = uintptr(unsafe.Pointer(&initMode[0]))
 	}
 	if img.stack, err = syscall.Mmap(-1, 0, stackSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON); err != nil {
 		return 0, fmt.Errorf("memory for a stack: %w", err)

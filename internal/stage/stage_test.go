@@ -324,3 +324,32 @@ func TestInitKillsTheRest(t *testing.T) {
 		}
 	}
 }
+
+// The garbage collector may mark while a child works in the same memory: a
+// pointer stored there would call on a scheduler that the child does not have.
+func TestStartsWhileCollecting(t *testing.T) {
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				runtime.GC()
+			}
+		}
+	}()
+	for n := range 100 {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			p := &Program{First: []call.Call{block(), fork()}, Second: []call.Call{unblock(), execute("/bin/true")}}
+			h := startProgram(t, p, 0)
+			if err := p.Result(h.errs); err != nil {
+				t.Fatal(err)
+			}
+			if ws := h.wait(t); ws.ExitStatus() != 0 || ws.Signaled() {
+				t.Fatalf("status %#x", uint32(ws))
+			}
+		})
+	}
+}

@@ -207,6 +207,9 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	// Pid 1 has left our memory, or it is dead; the command may go on.
 	g := os.NewFile(uintptr(gate), "gate")
 	err = r.group.attach(r.pid)
+	if err == nil && s.Ready != nil {
+		err = s.Ready()
+	}
 	if err == nil {
 		_, _ = g.Write([]byte{1}) // a dead child is reported below
 	}
