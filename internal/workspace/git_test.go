@@ -165,6 +165,10 @@ func TestGitAlternates(t *testing.T) {
 	if got := asides(g.sweep()); len(got) != 1 || got[0] != ".git/objects/info/alternates" {
 		t.Errorf("set aside %q", got)
 	}
+	g.must("", "ln -s "+g.home+" out; echo $ROOT/out/objects > .git/objects/info/alternates; mkdir $HOME/objects")
+	if got := asides(g.sweep()); len(got) != 1 || got[0] != ".git/objects/info/alternates" {
+		t.Errorf("through a symlink: set aside %q", got)
+	}
 }
 
 // With a writable .git/config, a dangerous line costs only itself.

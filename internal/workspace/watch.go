@@ -20,6 +20,8 @@ const (
 	watchMany   = 64 // more places than this at once: sweep everything
 	// Sweeping everything takes at most one part in watchShare of the time.
 	watchShare = 20
+	// A disk that stalls once must not turn the watcher off for long.
+	watchPause = 2 * time.Second
 )
 
 // Watcher sets planted names aside while the run goes on. It is quick, not
@@ -124,7 +126,7 @@ func (w *Watcher) loop(changes <-chan []fsat.Change) {
 				} else {
 					start := time.Now()
 					w.judge("")
-					nextFull = time.Now().Add(time.Since(start) * watchShare)
+					nextFull = time.Now().Add(min(time.Since(start)*watchShare, watchPause))
 					clear(dirty)
 				}
 			}
