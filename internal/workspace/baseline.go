@@ -210,20 +210,51 @@ func newLooker(root string, guards []plan.Guard) (*looker, error) {
 	return l, nil
 }
 
+// follow gives the state in the directory rel, and what its own name means.
+func (l *looker) follow(rel string) (*state, *hit) {
+	st := l.m.start
+	if rel == "" {
+		return st, nil
+	}
+	var h *hit
+	for name := range strings.SplitSeq(rel, "/") {
+		var scratch hit
+		h = st.look([]byte(name), &scratch)
+		st = l.m.below(st, name, h)
+	}
+	return st, h
+}
+
 func (l *looker) close() { fsat.Close(l.fd) }
 
-// look finds what is guarded in the directory rel and below.
+// look finds what is guarded at rel and below; "" is the whole workspace.
 func (l *looker) look(rel string) (seen, error) {
-	st := l.m.start
+	w := walker{matcher: l.m, limits: l.limits()}
+	st, h := l.follow(rel)
+	kind := fsat.Dir
 	if rel != "" {
-		for name := range strings.SplitSeq(rel, "/") {
-			var scratch hit
-			st = l.m.below(st, name, st.look([]byte(name), &scratch))
+		is, err := fsat.StatAt(l.fd, rel)
+		if err != nil {
+			return seen{}, nil // gone, and if not, the whole sweep tells
+		}
+		kind = is.Type
+	}
+	if kind == fsat.Dir {
+		if err := w.walk(l.fd, rel, st); err != nil {
+			return seen{}, err
 		}
 	}
-	w := walker{matcher: l.m, limits: l.limits()}
-	if err := w.walk(l.fd, rel, st); err != nil {
-		return seen{}, err
+	if h != nil { // rel itself, which its own directory would have told of
+		for _, p := range h.full {
+			if c := l.m.pats[p]; (!c.links || kind == fsat.Symlink) && (!c.dir || kind == fsat.Dir || kind == fsat.Symlink) {
+				w.res.Matches = append(w.res.Matches, Match{Path: Name(rel), Kind: kindOf(kind), Pattern: p})
+			}
+		}
+		for _, p := range h.linked {
+			if kind == fsat.Symlink {
+				w.res.Matches = append(w.res.Matches, Match{Path: Name(rel), Kind: kindOf(kind), Pattern: p, Link: true})
+			}
+		}
 	}
 	s := &found{looker: l, at: map[string]item{}}
 	s.blind, s.vanished = w.res.Blind, w.res.Vanished

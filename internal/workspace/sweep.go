@@ -247,7 +247,7 @@ func (s *sweeper) vet(it item, now, old Entry) string {
 		}
 		return "programs on the host obey it"
 	}
-	if it.class == gitLink || now.Kind != host.KindFile {
+	if now.Kind != host.KindFile {
 		if r := classReason[it.class]; r != "" {
 			return r
 		}
