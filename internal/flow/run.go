@@ -101,6 +101,7 @@ type run struct {
 	session  *session.Session
 	recorder *recorder
 	baseline *workspace.Baseline
+	watcher  *workspace.Watcher
 	server   *session.Server
 }
 
@@ -120,6 +121,14 @@ func (r *run) open(ctx context.Context) error {
 	}
 	for _, w := range r.policy.Warnings {
 		if err := r.recorder.write(event.Event{Kind: event.Notice, Detail: w.Text, Origin: Place(w.Origin)}); err != nil {
+			return err
+		}
+	}
+	// From now on a name that appears is set aside within moments; the sweep
+	// at the end does not depend on it.
+	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
+		note := event.Event{Kind: event.Notice, Detail: "new names in the workspace are looked for at the end only: " + err.Error()}
+		if err := r.recorder.write(note); err != nil {
 			return err
 		}
 	}
@@ -173,6 +182,11 @@ func (r *run) setAside(m workspace.Aside) {
 func (r *run) sweep() error {
 	if r.baseline == nil {
 		return nil
+	}
+	if r.watcher != nil {
+		// What it has set aside it has told of.
+		_, _ = r.watcher.Stop()
+		r.watcher = nil
 	}
 	rep, err := workspace.Sweep(r.baseline, r.session.Dir)
 	for _, m := range rep.SetAside {
@@ -262,6 +276,9 @@ func (r *run) failed(err error) error {
 }
 
 func (r *run) close() {
+	if r.watcher != nil {
+		_, _ = r.watcher.Stop()
+	}
 	if r.server != nil {
 		_ = r.server.Close()
 	}
