@@ -389,6 +389,7 @@ func (c *compiler) tree() {
 		switch {
 		case s.pin != 0:
 			if base := c.on(s.path); base != nil && base.Write {
+				c.pinAbove(s.path, s.pin)
 				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
 			}
 		case s.own != nil:
@@ -569,7 +570,13 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	if base.Kind == plan.Pin && !base.Write {
 		return
 	}
-	root := base.Target
+	c.pinAbove(p, rule)
+	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
+}
+
+// pinAbove pins each directory between p and the mount that p lies on.
+func (c *compiler) pinAbove(p string, rule int) {
+	root := c.on(p).Target
 	var pins []string
 	for d := path.Dir(p); d != root && len(d) > len(root); d = path.Dir(d) {
 		pins = append(pins, d)
@@ -578,7 +585,6 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	for _, d := range pins {
 		c.mount(plan.Mount{Kind: plan.Pin, Target: d, Write: true, Directory: true, Rule: rule})
 	}
-	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
 }
 
 // guards lists what the supervisor has to watch for.
