@@ -242,10 +242,15 @@ func (c *compiler) rules() {
 				fact.Kind = host.KindUnknown
 			}
 			add(r, id, false, r.Pattern)
-			if fact.Real != "" && fact.Real != r.Pattern {
+			led := fact.Real != "" && fact.Real != r.Pattern
+			planted := led && !deny && c.plantable(r.Pattern, fact.Real)
+			if led && !planted {
 				add(r, id, false, fact.Real)
 			}
 			switch {
+			case planted:
+				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
+				st.Status = plan.Impossible
 			case fact.Kind == host.KindAbsent && deny:
 				st.Note = "nothing is there now"
 				st.Status = plan.Coarse
@@ -271,6 +276,21 @@ func (c *compiler) rules() {
 			add(r, id, true, m)
 		}
 	}
+}
+
+// plantable reports whether a symlink on the way of p may be the work of the
+// inside: p lies in what a rule lets it write, and real, where p leads, does not.
+// To follow it would open what an earlier run has chosen.
+func (c *compiler) plantable(p, real string) bool {
+	for _, r := range c.in.Policy.Paths {
+		if r.Access != policy.AllowWrite || r.Glob || r.Pattern == p || !covers(r.Pattern, p) || covers(r.Pattern, real) {
+			continue
+		}
+		if f := c.in.Facts.Paths[r.Pattern]; f.Real == "" || !covers(f.Real, real) {
+			return true
+		}
+	}
+	return false
 }
 
 // ownRoots are the names in "/" that the inside has of its own, whatever the
