@@ -40,6 +40,13 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.state = realDir(p.state)
+	if within(p.state, place.workspace) || within(place.workspace, p.state) {
+		return nil, &ForbiddenError{
+			Text: fmt.Sprintf("%s can't be the workspace: cofferdam keeps its records, and what it trusts, in %s", place.workspace, p.state),
+			Hint: "go to the project's directory, or name it with --workspace DIR",
+		}
+	}
 	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
 		return nil, err
 	}
@@ -160,7 +167,33 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 		}
 	}
 	eff, err := policy.Load(src)
-	return eff, policyError(err)
+	if err != nil {
+		return eff, policyError(err)
+	}
+	// Who can write there decides what is trusted, and who can connect to a
+	// session's socket there speaks to its supervisor. A rule for the whole home
+	// does not open it.
+	eff.Paths = append(eff.Paths, policy.PathRule{
+		Access: policy.DenyRead, Pattern: realDir(state), Text: state, Reason: "cofferdam's own records", Optional: true,
+		Origin: plan.Origin{Layer: "built-in", Key: "state directory"},
+	})
+	return eff, nil
+}
+
+// realDir resolves the symlinks of a directory that may not be there yet.
+func realDir(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	if up := filepath.Dir(dir); up != dir {
+		return filepath.Join(realDir(up), filepath.Base(dir))
+	}
+	return dir
+}
+
+// within reports whether p is dir or below it.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // policyError puts what is wrong with a policy into the words of this package.
