@@ -282,6 +282,7 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		return f, err
 	}
 	f.Found = scan.FoundIn(p.workspace, list)
+	followLinks(&f, p.workspace, eff)
 	for _, b := range scan.Blind {
 		// What is in there could not be looked at, so nobody inside shall
 		// look either: its owner could open it with chmod(1).
@@ -293,6 +294,29 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		})
 	}
 	return f, nil
+}
+
+// followLinks adds what a found symlink leads to in the workspace: a secret under
+// another name is the same secret, a hook elsewhere is the same hook. Only what lies
+// below the workspace: more is not the inside's to read, and less would let a link
+// that an earlier run has made take the whole workspace away. And only what makes
+// stricter: an example that is a link to a secret must not open it.
+func followLinks(f *host.Facts, workspace string, eff *policy.Effective) {
+	opens := map[string]bool{}
+	for _, r := range eff.Paths {
+		if r.Access == policy.AllowRead || r.Access == policy.AllowWrite {
+			opens[r.Pattern] = true
+		}
+	}
+	for _, m := range f.Found {
+		if m.Kind != host.KindSymlink || opens[m.Pattern] {
+			continue
+		}
+		fact := probe.Paths([]string{m.Path})[m.Path]
+		if within(fact.Real, workspace) && !within(m.Path, fact.Real) && (fact.RealKind == host.KindFile || fact.RealKind == host.KindDir) {
+			f.Found = append(f.Found, host.Found{Path: fact.Real, Kind: fact.RealKind, Pattern: m.Pattern})
+		}
+	}
 }
 
 // findProgram looks the command up the way a shell does.
