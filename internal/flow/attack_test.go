@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"cofferdam/internal/host"
@@ -116,5 +117,45 @@ func TestHostilePrivateHome(t *testing.T) {
 			}
 			_ = os.Chmod(private+"/.tool", 0o700)
 		})
+	}
+}
+
+// What a repository has git obey elsewhere in the workspace is guarded there, be it
+// there already or not.
+func TestGitConfigIsFollowed(t *testing.T) {
+	_, _, ws := hostile(t)
+	for name, text := range map[string]string{
+		".git/config": "[core]\n\thooksPath = .husky\n[include]\n\tpath = ../shared\n\tpath = ../absent\n\tpath = /etc/gitconfig\n",
+		"shared":      "[includeIf \"gitdir:x/\"]\n\tpath = more\n", "more": "", ".husky/pre-commit": "",
+		"a/.git/config": "[core]\n\thooksPath = .\n", "b/.git/config": "[core]\n\thooksPath = ..\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(ws+"/"+name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(ws+"/"+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eff := &policy.Effective{Guards: []policy.GuardRule{{Pattern: "**/.git/config"}}}
+	f, err := gather(place{workspace: ws, dir: ws}, eff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var guards, found []string
+	for _, g := range eff.Guards[1:] {
+		guards = append(guards, g.Pattern)
+	}
+	for _, m := range f.Found {
+		if m.Pattern != "**/.git/config" {
+			found = append(found, strings.TrimPrefix(m.Path, ws+"/")+" "+m.Kind)
+		}
+	}
+	slices.Sort(guards)
+	slices.Sort(found)
+	if want := []string{".husky/", "a/", "absent", "more", "shared"}; !slices.Equal(guards, want) {
+		t.Errorf("guards %q, want %q", guards, want)
+	}
+	if want := []string{".husky dir", "a dir", "more file", "shared file"}; !slices.Equal(found, want) {
+		t.Errorf("found %q, want %q", found, want)
 	}
 }

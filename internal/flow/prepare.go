@@ -283,6 +283,7 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 	}
 	f.Found = scan.FoundIn(p.workspace, list)
 	followLinks(&f, p.workspace, eff)
+	followGitConfig(&f, p.workspace, eff)
 	for _, b := range scan.Blind {
 		// What is in there could not be looked at, so nobody inside shall
 		// look either: its owner could open it with chmod(1).
