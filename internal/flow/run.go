@@ -37,6 +37,14 @@ func boundaryFor(p *prepared) (boundary.Boundary, error) {
 // Run is one run from beginning to end. The status is the command's own, unless
 // the error is not nil.
 func Run(ctx context.Context, o Options, c Caller) (int, error) {
+	store, err := session.Open(c.Environ)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	// Before the workspace is looked at: what is set aside now must not be in
+	// the plan.
+	recoverInterrupted(store, c)
 	p, err := prepare(o, c)
 	if err != nil {
 		return 0, err
@@ -50,7 +58,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, err
 	}
 
-	r, err := open(ctx, p, o, c)
+	r, err := open(ctx, store, p, o, c)
 	if err != nil {
 		return 0, err
 	}
@@ -90,14 +98,10 @@ type run struct {
 
 // open makes the session's folder, the private home, and the record of what is
 // guarded.
-func open(ctx context.Context, p *prepared, o Options, c Caller) (*run, error) {
-	r := &run{prepared: p, options: o, caller: c}
-	var err error
-	if r.store, err = session.Open(c.Environ); err != nil {
-		return nil, err
-	}
-	r.recoverInterrupted()
-	if err := makeHome(p); err != nil {
+func open(ctx context.Context, store *session.Store, p *prepared, o Options, c Caller) (*run, error) {
+	r := &run{prepared: p, options: o, caller: c, store: store}
+	err := makeHome(p)
+	if err != nil {
 		return nil, err
 	}
 	if r.session, err = r.store.Create(ctx, p.plan, o.Name); err != nil {
@@ -265,7 +269,6 @@ func (r *run) close() {
 		_ = r.server.Close()
 	}
 	_ = r.session.Close()
-	_ = r.store.Close()
 }
 
 // summary tells the person what was refused or moved, if anything was.
@@ -286,13 +289,13 @@ func (r *run) summary() {
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what they
 // planted in their workspace is still there.
-func (r *run) recoverInterrupted() {
-	list, err := r.store.Interrupted()
+func recoverInterrupted(store *session.Store, c Caller) {
+	list, err := store.Interrupted()
 	if err != nil {
 		return
 	}
 	for _, i := range list {
-		recoverSession(r.store, i, r.caller)
+		recoverSession(store, i, c)
 	}
 }
 
