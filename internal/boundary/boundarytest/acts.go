@@ -11,6 +11,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // act is one thing that code inside may or may not do. do returns nil when it
@@ -111,6 +113,40 @@ var acts = []act{
 		}
 		defer os.Rename(w.Workspace+"/env2", w.Workspace+"/.env")
 		return reads(at(workspace, "/env2"))(w)
+	}},
+	{name: "exchange a masked file with another", do: func(w *World) error {
+		swap := func() error {
+			return unix.Renameat2(unix.AT_FDCWD, w.Workspace+"/.env", unix.AT_FDCWD, w.Workspace+"/plain", unix.RENAME_EXCHANGE)
+		}
+		if err := swap(); err != nil {
+			return err
+		}
+		defer swap()
+		return reads(at(workspace, "/plain"))(w)
+	}},
+	{name: "read a masked file by a path descriptor", do: func(w *World) error {
+		fd, err := unix.Open(w.Workspace+"/.env", unix.O_PATH|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return reads(func(*World) string { return fmt.Sprintf("/proc/self/fd/%d", fd) })(w)
+	}},
+	{name: "give a protected file a second name", do: func(w *World) error {
+		second := w.Workspace + "/.git/config2"
+		if err := os.Link(w.Workspace+"/.git/config", second); err != nil {
+			return err
+		}
+		defer os.Remove(second)
+		return writes(func(*World) string { return second })(w)
+	}},
+	{name: "open a readable file anew for writing", do: func(w *World) error {
+		f, err := os.Open(w.ReadOnly + "/file")
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return writes(func(*World) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) })(w)
 	}},
 	{name: "make a file outside", do: writes(at(outside, "/new"))},
 	{name: "append to a file outside", do: writes(at(outside, "/file"))},
