@@ -11,8 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
+	"unsafe"
 )
 
 // act is one thing that code inside may or may not do. do returns nil when it
@@ -88,6 +87,25 @@ func refusedCall(nr uintptr, args ...uintptr) func(*World) error {
 	}
 }
 
+// exchange swaps two names at once (RENAME_EXCHANGE).
+func exchange(a, b string) error {
+	const cwd, swap = -100, 2
+	from, err := syscall.BytePtrFromString(a)
+	if err != nil {
+		return err
+	}
+	to, err := syscall.BytePtrFromString(b)
+	if err != nil {
+		return err
+	}
+	at := cwd
+	_, _, e := syscall.Syscall6(renameat2, uintptr(at), uintptr(unsafe.Pointer(from)), uintptr(at), uintptr(unsafe.Pointer(to)), swap, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
 var acts = []act{
 	// Files.
 	{name: "read a key in the home", do: reads(at(home, "/.ssh/id_ed25519"))},
@@ -116,7 +134,7 @@ var acts = []act{
 	}},
 	{name: "exchange a masked file with another", do: func(w *World) error {
 		swap := func() error {
-			return unix.Renameat2(unix.AT_FDCWD, w.Workspace+"/.env", unix.AT_FDCWD, w.Workspace+"/plain", unix.RENAME_EXCHANGE)
+			return exchange(w.Workspace+"/.env", w.Workspace+"/plain")
 		}
 		if err := swap(); err != nil {
 			return err
@@ -125,11 +143,12 @@ var acts = []act{
 		return reads(at(workspace, "/plain"))(w)
 	}},
 	{name: "read a masked file by a path descriptor", do: func(w *World) error {
-		fd, err := unix.Open(w.Workspace+"/.env", unix.O_PATH|unix.O_CLOEXEC, 0)
+		const oPath = 0x200000 // O_PATH, which package syscall does not have
+		fd, err := syscall.Open(w.Workspace+"/.env", oPath|syscall.O_CLOEXEC, 0)
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
+		defer syscall.Close(fd)
 		return reads(func(*World) string { return fmt.Sprintf("/proc/self/fd/%d", fd) })(w)
 	}},
 	{name: "give a protected file a second name", do: func(w *World) error {
