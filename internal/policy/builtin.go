@@ -14,7 +14,10 @@ func builtinOrigin(key string) plan.Origin { return plan.Origin{Layer: builtinLa
 // systemDirs are read by every program. What is secret in them is taken out below.
 var systemDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store",
-	"/var/lib/dpkg", "/var/lib/ca-certificates", "/var/lib/ca-certificates-java", "/run/systemd/resolve",
+	"/var/lib/dpkg", "/var/lib/ca-certificates", "/var/lib/ca-certificates-java",
+	// What /etc/resolv.conf leads to. Not the directory: the resolver's socket in
+	// it answers whoever connects, and a name to resolve carries data out.
+	"/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf",
 }
 
 // systemSecrets are below systemDirs.
