@@ -228,7 +228,7 @@ func (c *compiler) rules() {
 			st.Note = fmt.Sprintf("%d found at the start", len(matches[r.Pattern]))
 			if deny {
 				st.Status = plan.Coarse
-				st.Note += "; names that appear later are the inside's own and are not covered"
+				st.Note += "; a name that appears later is not covered, whoever makes it"
 			}
 		case r.Pattern == "/":
 			for _, name := range f.RootEntries {
