@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -84,7 +86,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		_, _ = running.Wait()
 		return 0, r.failed(err)
 	}
-	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit})
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered})
 	if err != nil {
 		return 0, r.failed(err)
 	}
@@ -103,6 +105,10 @@ type run struct {
 	baseline *workspace.Baseline
 	watcher  *workspace.Watcher
 	server   *session.Server
+	guests   struct {
+		sync.Mutex
+		pids []int
+	}
 }
 
 // open makes the session's folder and writes down what is about to start, and
@@ -147,6 +153,7 @@ func (r *run) attend(running boundary.Running) error {
 	var err error
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
+		r.entrance(peer.PID)
 		if err == nil {
 			err = r.recorder.write(event.Event{Kind: event.Entered, PID: peer.PID, Detail: fmt.Sprintf("%q", command)})
 		}
@@ -162,6 +169,19 @@ func (r *run) denied(d boundary.Denial) {
 		e.Rule, e.Origin, e.Access = rule.Text, Place(rule.Origin), "read"
 	}
 	r.recorder.add(e)
+}
+
+// entrance remembers the process that brings a command in; entered lists them.
+func (r *run) entrance(pid int) {
+	r.guests.Lock()
+	defer r.guests.Unlock()
+	r.guests.pids = append(r.guests.pids, pid)
+}
+
+func (r *run) entered() []int {
+	r.guests.Lock()
+	defer r.guests.Unlock()
+	return slices.Clone(r.guests.pids)
 }
 
 func (r *run) limitHit(h supervise.Hit) {

@@ -92,6 +92,9 @@ type Options struct {
 	// LimitHit is told of a ceiling before anything is done about it. It is
 	// called from Run's goroutine, at most once per run, and must not block.
 	LimitHit func(Hit)
+	// Entered lists the processes outside that have put commands into the
+	// boundary by exec; these count for the watched ceilings too.
+	Entered func() []int
 	// Signals replaces the signals of the process (tests); nil means that
 	// Run subscribes itself until it returns.
 	Signals <-chan os.Signal
@@ -171,6 +174,7 @@ func Run(ctx context.Context, running boundary.Running, p *plan.Plan, s boundary
 		return Result{}, err
 	}
 	if watch != nil {
+		watch.entered = o.Entered
 		defer watch.Close()
 	}
 

@@ -354,6 +354,25 @@ func TestLimits(t *testing.T) {
 	if status != 125 {
 		t.Errorf("a memory hog: status %d: %s", status, errs)
 	}
+	// What comes by exec counts too.
+	cmd := s.command("run", "--policy", file, "--name", "hog", "--", "sh", "-c", "echo ready; sleep 86395")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := out.Read(make([]byte, 8)); n == 0 {
+		t.Fatal(err)
+	}
+	if status, text, errs := s.run("exec", "hog", "--", "python3", "-c", "import time\nx = bytearray(600 << 20)\ntime.sleep(20)\nprint('held')"); status == 0 {
+		t.Errorf("a memory hog by exec: %s%s", text, errs)
+	}
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 125 {
+		t.Errorf("the session with a memory hog by exec: status %d", code)
+	}
 }
 
 func TestExecAndRecords(t *testing.T) {
