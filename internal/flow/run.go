@@ -49,6 +49,11 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, err
 	}
 
+	// From here on something has to be put in order before we may end: a
+	// signal waits until somebody can see to that.
+	streams := streamsOf(c, o)
+	signals, stop := supervise.Subscribe(streams.Terminal)
+	defer stop()
 	r, err := open(ctx, p, o, c)
 	if err != nil {
 		return 0, err
@@ -57,7 +62,10 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	if err := r.begin(); err != nil {
 		return 0, err
 	}
-	streams := streamsOf(c, o)
+	if sig := pending(signals); sig != 0 {
+		_ = r.failed(fmt.Errorf("ended by signal %d before the command ran", sig))
+		return 128 + int(sig), nil
+	}
 	running, err := b.Start(ctx, p.plan, streams, r.denied)
 	if err != nil {
 		return 0, r.failed(err)
@@ -67,11 +75,26 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		_, _ = running.Wait()
 		return 0, r.failed(err)
 	}
-	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit})
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Signals: signals})
 	if err != nil {
 		return 0, r.failed(err)
 	}
 	return r.finish(result)
+}
+
+// pending is a signal that has come and asks us to end; 0 for none.
+func pending(signals <-chan os.Signal) syscall.Signal {
+	for {
+		select {
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+				return sig.(syscall.Signal)
+			}
+		default:
+			return 0
+		}
+	}
 }
 
 // run is what a live run has open.
