@@ -77,6 +77,7 @@ func describe(err error) message {
 		missing   *session.NotFoundError
 		ambiguous *session.AmbiguousError
 		control   *session.ControlError
+		name      *session.NameError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -132,6 +133,8 @@ func describe(err error) message {
 		}
 	case errors.As(err, &state):
 		hint(state.Hint)
+	case errors.As(err, &name):
+		hint("choose another --name; cofferdam ps lists what is running")
 	case errors.As(err, &control):
 		hint("cofferdam ps lists what is running")
 	case errors.As(err, &missing):
