@@ -13,9 +13,9 @@ import (
 
 // starts is how many runs are started in a row: SYSTEM_STARTS if set.
 func starts(t *testing.T) int {
-	n := 200
+	n := 100
 	if testing.Short() {
-		n = 30
+		n = 20
 	}
 	if v := os.Getenv("SYSTEM_STARTS"); v != "" {
 		if _, err := fmt.Sscan(v, &n); err != nil {

@@ -50,7 +50,9 @@ func newSite(t testing.TB) *site {
 			t.Fatal(err)
 		}
 	}
-	s.env = []string{"HOME=" + s.home, "TMPDIR=" + s.tmp, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "TERM=xterm", "USER=" + testenv.User}
+	s.env = []string{"HOME=" + s.home, "TMPDIR=" + s.tmp, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "TERM=xterm", "USER=" + testenv.User,
+		// So that git on the host, which only looks, changes nothing.
+		"GIT_OPTIONAL_LOCKS=0"}
 	s.mounts, s.loose = hostMounts(t), looseFiles()
 	t.Cleanup(func() {
 		s.clean(t)
