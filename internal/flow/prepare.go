@@ -17,6 +17,7 @@ import (
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
 	"cofferdam/internal/policy"
+	"cofferdam/internal/session"
 	"cofferdam/internal/workspace"
 )
 
@@ -38,6 +39,9 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	}
 	place, err := locate(o, c)
 	if err != nil {
+		return nil, err
+	}
+	if err := placeForbidden(place, p.state); err != nil {
 		return nil, err
 	}
 	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
@@ -111,13 +115,38 @@ func locate(o Options, c Caller) (place, error) {
 		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is a symlink", o.Workspace), Hint: "name the directory itself: --workspace " + real}
 	}
 	if !st.IsDir() {
-		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is not a directory", o.Workspace)}
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is not a directory", o.Workspace), Hint: "name a directory that exists"}
 	}
 	p.workspace = real
 	if dir != real && !strings.HasPrefix(dir, real+"/") {
 		p.dir = real
 	}
 	return p, nil
+}
+
+// placeForbidden refuses workspaces that no policy can make safe, before
+// anything looks through them: a walk through "/" takes minutes.
+func placeForbidden(p place, state string) error {
+	switch {
+	case p.workspace == "/":
+		return &ForbiddenError{Text: "the workspace is the whole file system (/)", Hint: "go to a project, or name one with --workspace"}
+	case within(p.facts.Home, p.workspace):
+		return &ForbiddenError{Text: fmt.Sprintf("the workspace %s is or holds your home directory", p.workspace), Hint: "go to a project, or name one with --workspace"}
+	}
+	// Who can write there can forge sessions, trust and other projects' homes.
+	if real, err := filepath.EvalSymlinks(state); err == nil {
+		state = real
+	}
+	if within(p.workspace, state) || within(state, p.workspace) {
+		return &ForbiddenError{Text: fmt.Sprintf("the workspace %s and the state directory %s are not apart", p.workspace, state),
+			Hint: "work in another directory, or set XDG_STATE_HOME to one outside of the workspace"}
+	}
+	return nil
+}
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
 // realHome is the home that "~" stands for: HOME, if it is a directory of the
@@ -275,15 +304,8 @@ func findProgram(command []string, c Caller, p place) (string, error) {
 
 // stateDir is where sessions, private homes and trust are kept.
 func stateDir(env []string) (string, error) {
-	dir := variable(env, "XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) {
-		home := variable(env, "HOME")
-		if !filepath.IsAbs(home) {
-			return "", &UsageError{Text: "neither XDG_STATE_HOME nor HOME names a directory", Hint: "set HOME"}
-		}
-		dir = filepath.Join(home, ".local", "state")
-	}
-	return filepath.Join(dir, "cofferdam"), nil
+	dir, err := session.Dir(env)
+	return filepath.Dir(dir), err
 }
 
 // privateHome is the directory that is the home inside for this workspace.
