@@ -308,7 +308,11 @@ func (r *run) finish(result supervise.Result) (int, error) {
 		}
 		return 0, e
 	case !own:
-		return 0, &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+		e := &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+		if rule, ok := r.plan.Rule(result.Hit.Limit.Rule); ok {
+			e.Origin = rule.Origin
+		}
+		return 0, e
 	}
 	return status, nil
 }

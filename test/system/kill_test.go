@@ -46,6 +46,10 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	s.git(t, "add", "-A")
 	s.git(t, "commit", "-qm", "ignore")
 	s.sh(t, "true").wants(t, 0) // makes what stays: the private home
+	begin := time.Now()
+	s.sh(t, "true").wants(t, 0)
+	moments := time.Since(begin) * 3 / 2 // set-up, and some of the time after it
+	s.killed = true
 	before := hash(t, s.workspace)
 	seed := uint64(1)
 	random := rand.New(rand.NewPCG(seed, 0))
@@ -55,7 +59,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	}
 	killed := 0
 	for n := range rounds {
-		delay := time.Duration(random.Int64N(int64(40 * time.Millisecond)))
+		delay := time.Duration(random.Int64N(int64(moments)))
 		cmd := s.command("run", "--", "sh", "-c", "(setsid sleep 1000 &); echo inside; exec sleep 1000")
 		r, w, err := os.Pipe()
 		if err != nil {

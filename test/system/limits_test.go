@@ -11,9 +11,9 @@ import (
 // afterwards. (The storm is bounded for the case that the ceiling is not there.)
 func TestForkStorm(t *testing.T) {
 	s := newSite(t)
-	s.write(t, s.home+"/policy.jsonc", `{"resources": {"processes": 60}}`)
-	storm := "i=0; while [ $i -lt 300 ]; do (setsid sleep 1000 &); i=$((i+1)); done; echo all; wait"
-	r := s.sh(t, storm, "--policy", s.home+"/policy.jsonc", "--timeout", "8s")
+	s.write(t, s.home+"/policy.jsonc", `{"resources": {"processes": 40}}`)
+	storm := "i=0; while [ $i -lt 100 ]; do (setsid sleep 1000 &); i=$((i+1)); done; echo all; wait"
+	r := s.sh(t, storm, "--policy", s.home+"/policy.jsonc", "--timeout", "9s")
 	switch {
 	case r.status == 125:
 		r.complains(t, 125, "processes")
@@ -38,7 +38,7 @@ func TestMemoryHog(t *testing.T) {
 	// 160 MiB: dd has a buffer of one block, and touches it all.
 	hog := "dd if=/dev/zero of=/dev/null bs=160M count=2000 2>/dev/null; echo done"
 	begin := time.Now()
-	r := s.sh(t, hog, "--policy", s.home+"/policy.jsonc", "--timeout", "8s")
+	r := s.sh(t, hog, "--policy", s.home+"/policy.jsonc", "--timeout", "9s")
 	r.complains(t, 125, "memory")
 	t.Logf("ended after %v", time.Since(begin))
 	if log := s.run(t, "logs", "--json"); !strings.Contains(log.out, `"kind":"limit"`) {
