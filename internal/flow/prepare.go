@@ -291,7 +291,16 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 	scan, err := workspace.Scan(p.workspace, list, workspace.Limits{})
 	var many *workspace.TooManyError
 	if errors.As(err, &many) {
-		return f, &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+		e := &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+		for _, r := range eff.Paths {
+			if r.Pattern == many.Pattern {
+				e.Rule, e.Origin = string(r.Access)+" "+r.Text, r.Origin
+			}
+		}
+		return f, e
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, &UsageError{Text: fmt.Sprintf("the workspace %q has gone", p.workspace), Hint: "go to a directory that exists"}
 	}
 	if err != nil {
 		return f, err

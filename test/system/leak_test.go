@@ -203,11 +203,11 @@ func TestExec(t *testing.T) {
 	})
 	t.Run("SIGTERM", func(t *testing.T) {
 		e := s.start(t, "ready\n", "exec", "long", "--", "sh", "-c", "echo ready; sleep 1000")
-		if err := e.Process.Signal(os.Interrupt); err != nil {
+		if err := e.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
-		if status := e.end(t); status != 130 {
-			t.Errorf("status %d, want 130", status)
+		if status := e.end(t); status != 143 {
+			t.Errorf("status %d, want 143", status)
 		}
 	})
 	// Whenever the one who entered is killed, his command ends, and the session
