@@ -24,7 +24,7 @@ fuzz: ## each fuzz target for a short time
 	test/fuzz $(FUZZTIME)
 
 bench: build test-setup ## start, memory and overhead beside bare, bwrap and srt
-	$(GO) run ./test/bench
+	$(GO) run ./test/bench $(BENCHFLAGS)
 
 generate:
 	$(GO) generate $(PKGS)

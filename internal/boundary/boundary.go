@@ -21,6 +21,9 @@ type Streams struct {
 	// Terminal asks for a pty; Rows and Cols are its first size.
 	Terminal   bool
 	Rows, Cols uint16
+	// Ready, if not nil, is called once the boundary stands, before the
+	// command is executed. An error ends the start: nothing has run.
+	Ready func() error
 }
 
 // Denial is one refused act that the kernel let us see.

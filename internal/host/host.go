@@ -54,6 +54,9 @@ type Path struct {
 	RealKind string `json:"realKind,omitempty"`
 	UID      int    `json:"uid"`
 	Mode     uint32 `json:"mode"` // permission bits of Real
+	// Closed: the permissions of Real, which somebody else owns, let this user
+	// neither read nor enter it. Tried, not computed (access(2)).
+	Closed bool `json:"closed,omitempty"`
 }
 
 // Kinds of path.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -61,7 +60,7 @@ type tree struct {
 	root hujson.Value
 }
 
-var hujsonPlace = regexp.MustCompile(`^hujson: line (\d+), column (\d+): `)
+var hujsonPlace = lazily(`^hujson: line (\d+), column (\d+): `)
 
 func parseTree(file string, data []byte) (*tree, error) {
 	whole := func(text, hint string) error { return Problems{{File: file, Text: text, Hint: hint}} }
@@ -100,7 +99,7 @@ func parseTree(file string, data []byte) (*tree, error) {
 // syntax makes a problem of a parser's error, which names its place in words.
 func (t *tree) syntax(err error) Problem {
 	p := Problem{File: t.file, Text: err.Error()}
-	if m := hujsonPlace.FindStringSubmatch(p.Text); m != nil {
+	if m := hujsonPlace.get().FindStringSubmatch(p.Text); m != nil {
 		p.Line, _ = strconv.Atoi(m[1])
 		p.Col, _ = strconv.Atoi(m[2])
 		p.Text = strings.TrimPrefix(p.Text, m[0])

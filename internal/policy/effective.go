@@ -94,6 +94,8 @@ type Effective struct {
 	Home Setting[string] `json:"home"`
 
 	Profiles []string `json:"profiles,omitempty"`
+	// Seeds are copied into a new private home.
+	Seeds []Seed `json:"seeds,omitempty"`
 	// Warnings are told before the start: lossy imports, untrusted project
 	// rules that were left out, and the like.
 	Warnings []Warning `json:"warnings,omitempty"`

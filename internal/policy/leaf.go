@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 	"unicode"
 
@@ -19,8 +20,8 @@ import (
 // and the words for a person.
 type leaf struct {
 	enum  []string
-	match *regexp.Regexp // must match; written so that JSON Schema reads it alike
-	not   *regexp.Regexp // must not match
+	match *lazy // must match; written so that JSON Schema reads it alike
+	not   *lazy // must not match
 	// min and max bound a number; whole wants an integer.
 	min, max float64
 	whole    bool
@@ -53,7 +54,9 @@ var sharedSuffixes = []string{
 	"cloudfront.net", "amazonaws.com", "blogspot.com", "ngrok.io", "ngrok-free.app", "trycloudflare.com",
 }
 
-func wildSuffixes() *regexp.Regexp {
+func wildSuffixes() *lazy { return &lazy{source: wildSuffixText} }
+
+func wildSuffixText() string {
 	var alts []string
 	for _, s := range sharedSuffixes {
 		var b strings.Builder
@@ -69,49 +72,68 @@ func wildSuffixes() *regexp.Regexp {
 		}
 		alts = append(alts, b.String())
 	}
-	return regexp.MustCompile(`^\*\.(` + labelPattern + `|` + strings.Join(alts, "|") + `)\.?(:` + portPattern + `)?$`)
+	return `^\*\.(` + labelPattern + `|` + strings.Join(alts, "|") + `)\.?(:` + portPattern + `)?$`
 }
+
+// lazy is a regular expression that is compiled when it is first used: this
+// package is in every start, and most starts read no policy file.
+type lazy struct {
+	source func() string
+	once   sync.Once
+	re     *regexp.Regexp
+}
+
+func lazily(text string) *lazy { return &lazy{source: func() string { return text }} }
+
+func (l *lazy) get() *regexp.Regexp {
+	l.once.Do(func() { l.re = regexp.MustCompile(l.source()) })
+	return l.re
+}
+
+func (l *lazy) MatchString(s string) bool { return l.get().MatchString(s) }
+
+func (l *lazy) String() string { return l.source() }
 
 // Patterns that the checks below use too; the checks can't name the table they
 // are in.
 var (
-	pathNot       = regexp.MustCompile(`^!|^~[^/]|^\$[A-Za-z_{]|(^|[^\\])\{[^}]*,[^}]*\}`)
-	guardNot      = regexp.MustCompile(`(^|/)\.\.?(/|$)|^\*\*/*$|(^|[^\\])\{[^}]*,[^}]*\}`)
-	envMatch      = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
-	envDenyMatch  = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$`)
-	envNameMatch  = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
-	domainMatch   = regexp.MustCompile(`^((\*\.)?` + namePattern + `|\*|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`)
-	cidrMatch     = regexp.MustCompile(`^(` + v4Pattern + `/[0-9]{1,2}|` + v6Pattern + `/[0-9]{1,3}|\[` + v6Pattern + `/[0-9]{1,3}\])(:` + portPattern + `)?$`)
-	durationMatch = regexp.MustCompile(`^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d))+$`)
-	sizeMatch     = regexp.MustCompile(`^[0-9]{1,12}(\.[0-9]{1,3})? ?` + unitPattern + `$`)
+	pathNot       = lazily(`^!|^~[^/]|^\$[A-Za-z_{]|(^|[^\\])\{[^}]*,[^}]*\}`)
+	guardNot      = lazily(`(^|/)\.\.?(/|$)|^\*\*/*$|(^|[^\\])\{[^}]*,[^}]*\}`)
+	envMatch      = lazily(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
+	envDenyMatch  = lazily(`^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$`)
+	envNameMatch  = lazily(`^[A-Za-z_][A-Za-z0-9_]*$`)
+	domainMatch   = lazily(`^((\*\.)?` + namePattern + `|\*|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`)
+	cidrMatch     = lazily(`^(` + v4Pattern + `/[0-9]{1,2}|` + v6Pattern + `/[0-9]{1,3}|\[` + v6Pattern + `/[0-9]{1,3}\])(:` + portPattern + `)?$`)
+	durationMatch = lazily(`^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d))+$`)
+	sizeMatch     = lazily(`^[0-9]{1,12}(\.[0-9]{1,3})? ?` + unitPattern + `$`)
 )
 
 // leaves names every kind of value; `is` tags of the Document refer to it.
 var leaves = map[string]leaf{
-	"text":          {match: regexp.MustCompile(`^[^\x00-\x1f\x7f]*$`)},
+	"text":          {match: lazily(`^[^\x00-\x1f\x7f]*$`)},
 	"bool":          {},
 	"true":          {must: &yes},
-	"extends":       {match: regexp.MustCompile(`^[^\x00-\x1f\x7f]+$`)},
+	"extends":       {match: lazily(`^[^\x00-\x1f\x7f]+$`)},
 	"boundary":      {enum: []string{"native"}},
 	"workspaceMode": {enum: []string{"live"}},
 	"home":          {enum: []string{"private", "ephemeral"}},
 	"mode":          {enum: []string{"deny"}},
 	"path": {
-		match: regexp.MustCompile(`^[^\x00-\x1f\x7f]+$`),
+		match: lazily(`^[^\x00-\x1f\x7f]+$`),
 		not:   pathNot,
 		check: checkPath,
 	},
 	"guard": {
-		match: regexp.MustCompile(`^[^/~!\x00-\x1f\x7f][^\x00-\x1f\x7f]*$`),
+		match: lazily(`^[^/~!\x00-\x1f\x7f][^\x00-\x1f\x7f]*$`),
 		not:   guardNot,
 		check: checkGuard,
 	},
 	"env":     {match: envMatch, check: checkEnv, refusal: "would let every secret of your environment in"},
 	"envDeny": {match: envDenyMatch, check: checkEnv},
-	"envName": {match: envNameMatch, not: regexp.MustCompile(`^HOME$`), check: checkEnvName},
-	"value":   {match: regexp.MustCompile(`^[^\x00]*$`)},
+	"envName": {match: envNameMatch, not: lazily(`^HOME$`), check: checkEnvName},
+	"value":   {match: lazily(`^[^\x00]*$`)},
 	"domain": {
-		match:   regexp.MustCompile(`^((\*\.)?` + namePattern + `|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`),
+		match:   lazily(`^((\*\.)?` + namePattern + `|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`),
 		not:     wildSuffixes(),
 		check:   checkDomain,
 		refusal: "would take in hosts of strangers",
@@ -326,7 +348,7 @@ func checkDomain(s string) (text, hint string) {
 		return fmt.Sprintf("%s is not a host", quote(s)), `write "example.org", "*.example.org" or an address, and ":PORT" if you like`
 	}
 	h := splitHost(s)
-	numeric := regexp.MustCompile(`^[0-9.]+$|^0[xX]`)
+	numeric := lazily(`^[0-9.]+$|^0[xX]`)
 	if h.Name != "" && (numeric.MatchString(h.Name) || strings.HasPrefix(s, "[")) {
 		return fmt.Sprintf("%s is not an address", quote(s)), "write IPv4 as four numbers, IPv6 in brackets"
 	}

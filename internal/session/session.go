@@ -241,6 +241,7 @@ type Session struct {
 	root  *os.Root
 	lock  *os.File
 	state State
+	store *os.Root // the store's, for the mark
 }
 
 // Create makes the folder of a new session. name may be empty; otherwise no
@@ -316,6 +317,9 @@ func (x *Session) fill(store *os.Root, temp string, p *plan.Plan) error {
 	if err = x.Write(stateFile, x.state); err != nil {
 		return err
 	}
+	if err = x.mark(store); err != nil {
+		return err
+	}
 	// An empty directory of the same name would be replaced, but nothing
 	// leaves one: ids are made here only.
 	return store.Rename(temp, x.ID)
@@ -332,7 +336,10 @@ func (x *Session) End(exit Exit) error {
 	now := time.Now().UTC()
 	x.state.Ended, x.state.Exit = &now, &exit
 	_ = x.root.Remove(socketFile) // nothing answers there any more
-	return x.save()
+	if err := x.save(); err != nil {
+		return err
+	}
+	return x.unmark()
 }
 
 // Close gives up the lock and closes the files. Without End before, the
@@ -384,7 +391,6 @@ func encode(v any) ([]byte, error) {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	enc.SetIndent("", "  ")
 	err := enc.Encode(v)
 	return b.Bytes(), err
 }

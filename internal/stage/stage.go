@@ -1,21 +1,26 @@
-// Package stage is the child side of a boundary: it clones and lets the child,
-// without executing anything, run a list of system calls that was written down
-// before (linux/call). So a boundary starts in the time of its system calls: no
-// second start of the Go runtime, no hand-shake for the uid map, and
-// capabilities that survive because nothing was executed in between.
+// Package stage is the child side of a boundary: it clones, and lets the child do
+// a list of system calls that was written down before (linux/call), without a
+// second start of the Go runtime and without a copy of the launcher's memory.
 //
-//	launcher                       child: pid 1 inside            second child
-//	--------                       --------------------           ------------
-//	clone(NEW*) ----------------->  Program.First, in order
-//	                                 ... clone (a Fork call) ---->  Program.Second
-//	reads Errors: end of file       closes Errors                   ... execve
-//	means that the command runs     reaps, forwards signals
-//	reads Status <----------------  kills the rest, writes Status
+//	launcher                    first child, pid 1 inside        second child
+//	--------                    -------------------------        ------------
+//	clone(VM|VFORK|NEW*) -----> Program.First, in our memory
+//	  (stands still)             ... clone(VM) -----------------> Program.Second,
+//	goes on <------------------- execve of the init                its own stack;
+//	writes to Gate -------------------------------------------->   ... execve
+//	Errors ends: it runs
+//	reads Status <-------------- init: reaps, passes signals on,
+//	                             kills the rest, writes Status
 //
-// This is the most dangerous code of the project. After clone the child has one
-// thread, a copy of the launcher's memory and no Go scheduler: it may not
-// allocate, take a lock, grow its stack, or call anything that does. All of it is
-// in child.go, under 150 lines, and works on integers only.
+// Sharing memory instead of copying it saves the copy of all page tables, and the
+// faults of copy-on-write in the launcher afterwards; and nothing of the launcher's
+// memory is ever inside: both children leave it by execve, the first one before
+// anything of the person's runs.
+//
+// This is the most dangerous code of the project. Between clone and execve a child
+// has no Go scheduler of its own: it may not allocate, take a lock, grow its stack,
+// store a pointer, or call anything that does. All of it is in child.go, under 150 lines, and in the
+// assembly beside it.
 package stage
 
 import (
@@ -34,15 +39,18 @@ import (
 
 // Program is what the children of one clone do.
 type Program struct {
-	// First is run by the child of clone. If one of its calls is a Fork,
-	// the child of that runs Second; otherwise Second is not used.
+	// First is done by the child of clone, which then executes the init.
+	// One of its calls is a Fork: the child of that does Second, which ends
+	// in execve.
 	First, Second []call.Call
-	// Init: the first child is pid 1 of a new pid namespace. After First it
-	// stays, reaps everything, passes signals from outside the namespace on
-	// to the command, and when that has ended kills all the rest and writes
-	// the wait status to call.Status. Without Init it does the same for its
-	// own child only: it passes every signal on and kills nothing.
+	// Init: the first child is pid 1 of a new pid namespace. Its init reaps
+	// everything, passes signals from outside the namespace on to the
+	// command, and when that has ended kills all the rest and writes the wait
+	// status to call.Status. Without Init it does the same for its own child
+	// only: it passes every signal on and kills nothing.
 	Init bool
+
+	img *image
 }
 
 // Failure is the call that went wrong in a child.
@@ -61,20 +69,23 @@ func (f *Failure) Error() string {
 	return fmt.Sprintf("%s: %s", f.Call, f.Errno.Error())
 }
 
-// image is everything the child touches, in memory mapped for it alone. The two
-// lists are on the launcher's heap, of which the child has a copy until it has
-// run them.
+// image is everything the children touch. They share it with the launcher, which
+// keeps it until both have executed something else.
 type image struct {
 	first, second []call.Call
-	init          bool
+	failed        [2]failure
 
-	stack  span
-	rest   [maxSpans]span
-	nrest  uintptr
-	fail   failure
-	info   [128]byte // siginfo_t
-	status uint32
-	all    uint64 // signal set
+	stack    []byte // of the second child
+	stackTop uintptr
+	entry    uintptr // childSecond
+
+	empty  byte // "", for execveat
+	digits [24]byte
+	// Vectors for execveat, as integers: a child must not store a pointer,
+	// since that would be the garbage collector's business while it marks,
+	// and the child has no part in the scheduler that the collector needs.
+	initArgs [4]uintptr
+	initEnv  [1]uintptr
 }
 
 // failure is what goes through the Errors pipe, in the machine's byte order.
@@ -87,6 +98,14 @@ type failure struct {
 
 const failureSize = int(unsafe.Sizeof(failure{}))
 
+// stackSize is ample: the second child's calls are three deep.
+const stackSize = 64 << 10
+
+var (
+	initName = []byte("cofferdam\x00")
+	initMode = []byte("one\x00") // a third argument: not pid 1 of a namespace
+)
+
 // Start clones with the given CLONE_NEW* flags and runs the program in the
 // child. cgroup, if not negative, is a cgroup v2 directory to be born in
 // (clone3, Linux 5.7). PR_SET_PDEATHSIG of the child follows the thread that
@@ -94,20 +113,28 @@ const failureSize = int(unsafe.Sizeof(failure{}))
 // goroutine ended while locked to it, so nothing in a process that uses Start may
 // do that. Start returns at once; how the program went is read from the Errors pipe.
 func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
-	img, err := newImage()
+	file, err := initFile()
 	if err != nil {
 		return 0, err
 	}
-	defer img.free()
-	// The image is no memory of the garbage collector's: what it points to is
-	// kept alive here.
-	img.first, img.second, img.init, img.all = p.First, p.Second, p.Init, ^uint64(0)
-	stack, rest, err := memory(uintptr(unsafe.Pointer(img)))
-	if err != nil {
-		return 0, err
+	defer file.Close()
+	img := &image{second: p.Second}
+	img.first = append([]call.Call{
+		call.New("start", "pass the init", unix.SYS_DUP3, file.Fd(), call.Init, unix.O_CLOEXEC),
+	}, p.First...)
+	img.failed[1].second = 1
+	img.initArgs[0] = uintptr(unsafe.Pointer(&initName[0]))
+	if !p.Init {
+		img.initArgs[2] = uintptr(unsafe.Pointer(&initMode[0]))
 	}
-	img.stack, img.nrest = stack, uintptr(copy(img.rest[:], rest))
-	args := &cloneArgs{flags: uint64(flags), exitSignal: uint64(syscall.SIGCHLD)}
+	if img.stack, err = syscall.Mmap(-1, 0, stackSize, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_PRIVATE|syscall.MAP_ANON); err != nil {
+		return 0, fmt.Errorf("memory for a stack: %w", err)
+	}
+	img.stackTop = uintptr(unsafe.Pointer(unsafe.SliceData(img.stack))) + stackSize
+	img.entry = secondAddress()
+	p.img = img
+
+	args := &cloneArgs{flags: uint64(flags) | unix.CLONE_VM | unix.CLONE_VFORK, exitSignal: uint64(syscall.SIGCHLD)}
 	if cgroup >= 0 {
 		args.flags |= unix.CLONE_INTO_CGROUP
 		args.cgroup = uint64(cgroup)
@@ -115,15 +142,22 @@ func Start(p *Program, flags uintptr, cgroup int) (pid int, err error) {
 	// No descriptor may be made without O_CLOEXEC between here and the
 	// child's close_range; see syscall.ForkLock.
 	syscall.ForkLock.Lock()
-	r, errno := cloneAndRun(img, args, cgroup >= 0)
+	r, errno := start(img, args)
 	syscall.ForkLock.Unlock()
-	call.Alive(p.First)
-	call.Alive(p.Second)
 	runtime.KeepAlive(args)
 	if errno != 0 {
-		return 0, &Failure{Call: call.New("namespaces", "clone", unix.SYS_CLONE).On(flagNames(flags)), Errno: errno}
+		p.release()
+		return 0, &Failure{Call: call.New("namespaces", "clone", unix.SYS_CLONE).On(flagNames(flags)), Errno: syscall.Errno(errno)}
 	}
 	return int(r), nil
+}
+
+// release lets go of what the children shared.
+func (p *Program) release() {
+	if p.img != nil {
+		_ = syscall.Munmap(p.img.stack)
+		p.img = nil
+	}
 }
 
 // cloneArgs is struct clone_args of clone3(2), up to the cgroup field.
@@ -131,33 +165,40 @@ type cloneArgs struct {
 	flags, pidfd, childTID, parentTID, exitSignal, stack, stackSize, tls, setTID, setTIDSize, cgroup uint64
 }
 
-// Result reads the Errors pipe to its end. It returns nil when both children got
-// through (the command was executed), a *Failure when a call went wrong, and
-// io.ErrUnexpectedEOF when a child died without a word.
+// Result reads the Errors pipe to its end, which is when both children have
+// executed something or are dead. It returns nil when both got through (the command
+// was executed), a *Failure when a call went wrong, and io.ErrUnexpectedEOF when a
+// child died without a word. It must be called after Start, once.
 func (p *Program) Result(errs *os.File) error {
-	buf := make([]byte, failureSize)
-	n, err := io.ReadFull(errs, buf)
+	defer p.release()
+	text, err := io.ReadAll(io.LimitReader(errs, int64(2*failureSize)))
 	switch {
-	case err == io.EOF && n == 0:
-		return nil
 	case err != nil:
+		return fmt.Errorf("read from the child: %w", err)
+	case len(text) == 0:
+		return nil
+	case len(text) < failureSize:
 		return io.ErrUnexpectedEOF
 	}
 	f := failure{
-		second: binary.NativeEndian.Uint32(buf),
-		index:  binary.NativeEndian.Uint32(buf[4:]),
-		errno:  binary.NativeEndian.Uint64(buf[8:]),
-		result: binary.NativeEndian.Uint64(buf[16:]),
+		second: binary.NativeEndian.Uint32(text),
+		index:  binary.NativeEndian.Uint32(text[4:]),
+		errno:  binary.NativeEndian.Uint64(text[8:]),
+		result: binary.NativeEndian.Uint64(text[16:]),
 	}
-	list := p.First
+	list := p.img.first
 	if f.second != 0 {
-		list = p.Second
+		list = p.img.second
 	}
-	if int(f.index) >= len(list) {
+	c := call.New("start", "execute the init", unix.SYS_EXECVEAT)
+	switch {
+	case int(f.index) < len(list):
+		c = list[f.index]
+	case f.second != 0:
 		return fmt.Errorf("stage: the child reports call %d of %d", f.index, len(list))
 	}
 	return &Failure{
-		Call: list[f.index], Second: f.second != 0, Index: int(f.index),
+		Call: c, Second: f.second != 0, Index: int(f.index),
 		Errno: syscall.Errno(f.errno), Result: f.result,
 	}
 }

@@ -281,8 +281,8 @@ var acts = []act{
 		if err != nil {
 			return err
 		}
-		if strings.Trim(string(b), "\x00") == "" {
-			return errors.New("empty")
+		if strings.HasPrefix(string(b), "cofferdam\x00") {
+			return errors.New("these are the init's own")
 		}
 		return nil
 	}},

@@ -10,7 +10,7 @@ import (
 )
 
 // hostThings makes what package net has no name for.
-func (w *World) hostThings(t *testing.T) {
+func (w *World) hostThings(t testing.TB) {
 	id, _, e := syscall.Syscall(syscall.SYS_SHMGET, 0, 4096, 0o1600) // IPC_PRIVATE, IPC_CREAT
 	if e != 0 {
 		t.Fatal("shmget:", e)

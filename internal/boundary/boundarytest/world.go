@@ -70,7 +70,7 @@ func Main() (done bool, code int) {
 }
 
 // New builds a world in a temporary directory.
-func New(t *testing.T) *World {
+func New(t testing.TB) *World {
 	t.Helper()
 	base, err := filepath.EvalSymlinks(t.TempDir())
 	check(t, err)
@@ -108,7 +108,7 @@ func New(t *testing.T) *World {
 }
 
 // listen puts up the servers of the host.
-func (w *World) listen(t *testing.T) {
+func (w *World) listen(t testing.TB) {
 	serve := func(network, address string) net.Listener {
 		l, err := net.Listen(network, address)
 		check(t, err)

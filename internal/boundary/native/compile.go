@@ -54,7 +54,6 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(identity.Map(p.Identity.UID, p.Identity.GID)...)
 	add(process.Namespaces()...)
 	add(process.Send(tagNamespaces, process.NamespaceSlots()...))
-	add(identity.NotDumpable())
 	add(identity.Hostname(p.Identity.Hostname))
 	add(netns.LoopbackUp()...)
 
@@ -69,9 +68,6 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	if s.Terminal {
 		add(process.Terminal(s.Rows, s.Cols)...)
 		add(process.Send(tagTerminal, call.Ptmx))
-	}
-	if fd.gate >= 0 {
-		add(process.WaitGate())
 	}
 	add(identity.DropBounding()...)
 	add(identity.DropAll(), identity.NoNewPrivileges())
@@ -108,6 +104,8 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	var list []call.Call
 	add := func(c ...call.Call) { list = append(list, c...) }
 
+	// Not before pid 1 has left the launcher's memory.
+	add(process.WaitGate())
 	add(process.Session())
 	in, out, err := call.In, call.Out, call.Err
 	if s.Terminal {

@@ -28,13 +28,12 @@ func entry(p *plan.Plan, s boundary.Streams, fd descriptors, namespaces []*os.Fi
 	}
 	add(process.CloseAllButSlots()...)
 	add(process.BlockSignals(), process.Session())
-	// Before anything inside can see this process, which is a copy of the
-	// launcher's memory.
+	// The command is seen inside before it has left our memory: nobody may
+	// look into that.
 	add(identity.NotDumpable())
 	add(process.Join()...)
 	// Joining a user namespace gives capabilities, and that takes the wish
 	// to die with the launcher away (prctl(2), PR_SET_PDEATHSIG).
-	add(identity.NotDumpable())
 	add(process.DieWithLauncher()...)
 	if s.Terminal {
 		add(process.Terminal(s.Rows, s.Cols)...)

@@ -3,6 +3,8 @@ package native
 import (
 	"fmt"
 	"os"
+	"strconv"
+	"strings"
 	"sync/atomic"
 
 	"cofferdam/internal/linux/cgroup"
@@ -53,10 +55,27 @@ func (g *group) directory() int {
 	return int(g.Dir().Fd())
 }
 
-// attachesLate: the child has to wait until it has been moved (cgroup v1).
-func (g *group) attachesLate() bool { return g != nil && g.Dir() == nil }
-
-func (g *group) attach(pid int) error { return g.Attach(pid) }
+// attach moves pid 1 and the command, which waits, into the group, if they were
+// not born in it (cgroup v1).
+func (g *group) attach(pid int) error {
+	if g == nil || g.Dir() != nil {
+		return nil
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
+	if err != nil {
+		return fmt.Errorf("find the command to limit: %w", err)
+	}
+	for _, text := range append(strings.Fields(string(children)), strconv.Itoa(pid)) {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("find the command to limit: %w", err)
+		}
+		if err := g.Attach(n); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // remove ends what is left in the group, and the group.
 func (g *group) remove() {

@@ -4,6 +4,7 @@ import (
 	"os"
 	"testing"
 
+	"cofferdam/internal/boundary"
 	"cofferdam/internal/boundary/boundarytest"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/testenv"
@@ -33,4 +34,26 @@ func TestSuite(t *testing.T) {
 		}
 		boundarytest.Run(t, Boundary{}, func(p *plan.Plan) { p.FuseMasks, p.SeccompNotify = true, true })
 	})
+}
+
+// BenchmarkStart is the whole of a boundary around /bin/true, by what it reports.
+func BenchmarkStart(b *testing.B) {
+	for _, kind := range []string{"plain", "notify", "fuse", "both"} {
+		b.Run(kind, func(b *testing.B) {
+			w := boundarytest.New(b)
+			p := w.Plan("/bin/true")
+			p.SeccompNotify = kind == "notify" || kind == "both"
+			p.FuseMasks = kind == "fuse" || kind == "both"
+			s := boundary.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+			for b.Loop() {
+				r, err := Boundary{}.Start(b.Context(), p, s, nil)
+				if err != nil {
+					b.Fatal(err)
+				}
+				if _, err := r.Wait(); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
 }

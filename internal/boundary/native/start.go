@@ -162,9 +162,7 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	fd.errors, errs = open(true)
 	fd.status, status = open(true)
 	fd.lifeline, lifeline = open(false)
-	if r.group.attachesLate() {
-		fd.gate, gate = open(false)
-	}
+	fd.gate, gate = open(false)
 	if err != nil {
 		return err
 	}
@@ -182,40 +180,46 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	if err != nil {
 		return err
 	}
-	if r.pid, err = stage.Start(prog, flags, r.group.directory()); err != nil {
-		return err
-	}
+	channel := os.NewFile(uintptr(pair[1]), "channel")
+	mine = mine[:len(mine)-1]
+	// What the child sends has to be served while it goes on: it waits for
+	// an answer of the masks' server.
+	received := make(chan error, 1)
+	go func() { received <- r.receive(channel) }()
+
+	r.pid, err = stage.Start(prog, flags, r.group.directory())
 	runtime.KeepAlive(s)
 	// The child has its copies; ours must go, or end of file never comes.
 	for _, n := range theirs {
 		syscall.Close(n)
 	}
 	theirs = nil
+	if err != nil {
+		<-received
+		return err
+	}
 	mine = nil
-	channel := os.NewFile(uintptr(pair[1]), "channel")
 	r.status = os.NewFile(uintptr(status), "status")
 	r.lifeline = os.NewFile(uintptr(lifeline), "lifeline")
 	errors := os.NewFile(uintptr(errs), "errors")
 	defer errors.Close()
 
-	if fd.gate >= 0 {
-		g := os.NewFile(uintptr(gate), "gate")
-		if err := r.group.attach(r.pid); err != nil {
-			g.Close()
-			channel.Close()
-			r.abandon()
-			return err
-		}
-		_, _ = g.Write([]byte{1}) // a dead child is reported below
-		g.Close()
+	// Pid 1 has left our memory, or it is dead; the command may go on.
+	g := os.NewFile(uintptr(gate), "gate")
+	err = r.group.attach(r.pid)
+	if err == nil && s.Ready != nil {
+		err = s.Ready()
 	}
-
-	// What the child sends is served from now on (it may wait for an answer
-	// before it can go on), until it has executed the command or died.
-	received := r.receive(channel)
+	if err == nil {
+		_, _ = g.Write([]byte{1}) // a dead child is reported below
+	}
+	g.Close()
 	result := prog.Result(errors)
-	if result == nil {
-		result = received
+	if rerr := <-received; result == nil {
+		result = rerr
+	}
+	if err != nil {
+		result = err
 	}
 	if result != nil {
 		r.abandon()

@@ -43,7 +43,7 @@ func Full(ctx context.Context, envHome string) host.Facts {
 			r, tried = tryNamed(ctx, m.Name, userns)
 		}
 		if tried {
-			*m = r.mechanism(m.Name, f)
+			*m = r.mechanism(m.Name, &f)
 		}
 	}
 	return f
@@ -74,8 +74,9 @@ func (t trial) command(ctx context.Context) *exec.Cmd {
 		}
 		attr.UidMappings, attr.GidMappings = own(os.Getuid()), own(os.Getgid())
 		// The map of the real start: own uid. Exec would drop the
-		// capabilities, so keep those that a trial needs.
-		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN}
+		// capabilities, so keep those that a trial needs. Overlay makes a
+		// work directory of mode 000 and then looks into it: DAC_OVERRIDE.
+		attr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_CHOWN}
 		if t.notRoot && os.Getuid() == 0 {
 			nobody := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 65534, Size: 1}}
 			attr.UidMappings, attr.GidMappings, attr.AmbientCaps = nobody, nobody, nil
@@ -156,10 +157,12 @@ func flagNames(flags uintptr) string {
 // tryCgroup2 makes a cgroup below our own and starts a child in it.
 func tryCgroup2(ctx context.Context) result {
 	m := machine{}
-	if r := m.quickCgroup2(); r.Answer == host.No {
+	own := m.read(ownCgroups)
+	if r := m.quickCgroup2(own); r.Answer == host.No {
 		return r
 	}
-	dir := filepath.Join(m.cgroup2(), "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
+	parent := m.cgroup2(own)
+	dir := filepath.Join(parent, "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
 	if err := unix.Mkdir(dir, 0o755); err != nil {
 		return failed("mkdir "+dir, err)
 	}
@@ -180,7 +183,7 @@ func tryCgroup2(ctx context.Context) result {
 		}
 		return result{Answer: host.Unknown, Op: "clone(CLONE_INTO_CGROUP): " + err.Error()}
 	}
-	return yes("mkdir and CLONE_INTO_CGROUP below " + m.cgroup2())
+	return yes("mkdir and CLONE_INTO_CGROUP below " + parent)
 }
 
 // tryCgroup1 makes a cgroup in the memory and pids hierarchies and limits it.
@@ -189,11 +192,11 @@ func tryCgroup1() result {
 	for _, c := range []struct{ controller, file, value string }{
 		{"memory", "memory.limit_in_bytes", "67108864"}, {"pids", "pids.max", "64"},
 	} {
-		own := m.cgroup1(c.controller)
-		if own == "" {
+		parent := m.cgroup1(m.read(ownCgroups), c.controller)
+		if parent == "" {
 			return no("no " + c.controller + " hierarchy of cgroup v1 is mounted")
 		}
-		dir := filepath.Join(own, "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
+		dir := filepath.Join(parent, "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
 		if err := unix.Mkdir(dir, 0o755); err != nil {
 			return failed("mkdir "+dir, err)
 		}

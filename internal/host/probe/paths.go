@@ -3,6 +3,7 @@
 package probe
 
 import (
+	"os"
 	"strconv"
 	"strings"
 
@@ -40,7 +41,22 @@ func look(path string) host.Path {
 		return out
 	}
 	out.Real, out.RealKind, out.UID, out.Mode = real, kindOf(rst.Mode), int(rst.Uid), rst.Mode&0o7777
+	out.Closed = closed(real, rst)
 	return out
+}
+
+// closed tries whether a path of somebody else can be read or entered. Access
+// lists and groups are the kernel's to weigh.
+func closed(path string, st unix.Stat_t) bool {
+	if int(st.Uid) == os.Getuid() || st.Mode&0o5 != 0 {
+		return false
+	}
+	for _, how := range []uint32{unix.R_OK, unix.X_OK} {
+		if err := unix.Access(path, how); err != unix.EACCES {
+			return false
+		}
+	}
+	return true
 }
 
 // missing: only these two errors prove that nothing is there.

@@ -5,7 +5,7 @@
 // plan/compile's business.
 //
 // Quick is for the start path: it asks the kernel what can be asked without
-// starting anything (0.1 ms) and leaves the rest unknown; the start itself
+// starting anything (0.12 ms) and leaves the rest unknown; the start itself
 // tries it and names what failed with RemedyFor. Full is for doctor: each
 // mechanism is used for real in a short-lived child (see Child).
 package probe
@@ -142,10 +142,10 @@ func (m machine) container() string {
 
 func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	var list []host.Mechanism
-	add := func(name string, r result) { list = append(list, r.mechanism(name, *f)) }
+	add := func(name string, r result) { list = append(list, r.mechanism(name, f)) }
 	add(host.UserNamespaces, m.quickUserns())
 	add(host.MountAPI, quickMountAPI())
-	add(host.ProcMount, quickProc())
+	add(host.ProcMount, quickProc(f.Container))
 	add(host.NetNamespace, untried)
 	add(host.Seccomp, seccompAction(unix.SECCOMP_RET_ERRNO))
 	add(host.SeccompNotify, seccompAction(unix.SECCOMP_RET_USER_NOTIF))
@@ -153,8 +153,9 @@ func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	add(host.Fuse, quickFuse())
 	add(host.Overlay, untried)
 	add(host.PidMax, untried)
-	add(host.CgroupV2, m.quickCgroup2())
-	add(host.CgroupV1, m.quickCgroup1())
+	own := m.read(ownCgroups)
+	add(host.CgroupV2, m.quickCgroup2(own))
+	add(host.CgroupV1, m.quickCgroup1(own))
 	add(host.ClonePidfd, pidfd())
 	return list
 }
@@ -188,7 +189,7 @@ func failed(op string, err error) result {
 	return r
 }
 
-func (r result) mechanism(name string, f host.Facts) host.Mechanism {
+func (r result) mechanism(name string, f *host.Facts) host.Mechanism {
 	m := host.Mechanism{Name: name, Answer: r.Answer, Detail: r.Op, Level: r.Level}
 	if r.Errno != 0 {
 		m.Detail += ": " + r.Errno.Error()
@@ -198,7 +199,7 @@ func (r result) mechanism(name string, f host.Facts) host.Mechanism {
 		if r.Stage != "" {
 			stage = r.Stage
 		}
-		m.Remedy = RemedyFor(stage, r.Errno, f)
+		m.Remedy = RemedyFor(stage, r.Errno, *f)
 	}
 	return m
 }
@@ -244,7 +245,10 @@ func quickMountAPI() result {
 // quickProc looks for what engines mount over procfs. The kernel refuses a
 // fresh procfs in a user namespace if part of the present one is covered
 // (mount_too_revealing); other reasons are left to the trial.
-func quickProc() result {
+func quickProc(container string) result {
+	if container == "" {
+		return untried
+	}
 	for _, p := range []string{"/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/sys", "/proc/sysrq-trigger", "/proc/bus", "/proc/irq"} {
 		var st unix.Statx_t
 		if err := unix.Statx(unix.AT_FDCWD, p, unix.AT_SYMLINK_NOFOLLOW, unix.STATX_TYPE, &st); err != nil {
@@ -296,9 +300,12 @@ func pidfd() result {
 	return yes("pidfd_open")
 }
 
+// ownCgroups is the text that cgroup2 and cgroup1 look into.
+const ownCgroups = "/proc/self/cgroup"
+
 // cgroup2 is our own cgroup v2 directory; "" if there is none.
-func (m machine) cgroup2() string {
-	for line := range strings.Lines(m.read("/proc/self/cgroup")) {
+func (m machine) cgroup2(own string) string {
+	for line := range strings.Lines(own) {
 		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
 		if !ok {
 			continue
@@ -313,8 +320,8 @@ func (m machine) cgroup2() string {
 }
 
 // cgroup1 is our directory in a v1 hierarchy; "" if there is none.
-func (m machine) cgroup1(controller string) string {
-	for line := range strings.Lines(m.read("/proc/self/cgroup")) {
+func (m machine) cgroup1(own, controller string) string {
+	for line := range strings.Lines(own) {
 		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(part) != 3 || !slices.Contains(strings.Split(part[1], ","), controller) {
 			continue
@@ -328,8 +335,8 @@ func (m machine) cgroup1(controller string) string {
 	return ""
 }
 
-func (m machine) quickCgroup2() result {
-	dir := m.cgroup2()
+func (m machine) quickCgroup2(own string) result {
+	dir := m.cgroup2(own)
 	if dir == "" {
 		return no("cgroup v2 is not mounted")
 	}
@@ -342,8 +349,8 @@ func (m machine) quickCgroup2() result {
 	return untried
 }
 
-func (m machine) quickCgroup1() result {
-	dir := m.cgroup1("memory")
+func (m machine) quickCgroup1(own string) result {
+	dir := m.cgroup1(own, "memory")
 	if dir == "" {
 		return no("no memory hierarchy of cgroup v1 is mounted")
 	}

@@ -115,22 +115,23 @@ func TestCgroupPaths(t *testing.T) {
 		"/sys/fs/cgroup/user.slice/x/cgroup.controllers": "cpu\n",
 		"/sys/fs/cgroup/cpu,cpuacct/cgroup.procs":        "",
 	})
-	if got := m.cgroup2(); got != "/sys/fs/cgroup/user.slice/x" {
+	own := m.read(ownCgroups)
+	if got := m.cgroup2(own); got != "/sys/fs/cgroup/user.slice/x" {
 		t.Errorf("v2: %q", got)
 	}
-	if got := m.cgroup1("memory"); got != "/sys/fs/cgroup/memory/b/c" {
+	if got := m.cgroup1(own, "memory"); got != "/sys/fs/cgroup/memory/b/c" {
 		t.Errorf("v1 memory: %q", got)
 	}
-	if got := m.cgroup1("cpu"); got != "/sys/fs/cgroup/cpu,cpuacct/a" {
+	if got := m.cgroup1(own, "cpu"); got != "/sys/fs/cgroup/cpu,cpuacct/a" {
 		t.Errorf("v1 cpu: %q", got)
 	}
-	if got := m.cgroup1("pids"); got != "" {
+	if got := m.cgroup1(own, "pids"); got != "" {
 		t.Errorf("v1 pids: %q", got)
 	}
-	if r := m.quickCgroup2(); r.Answer != host.No || !strings.Contains(r.Op, "memory and pids are missing") {
+	if r := m.quickCgroup2(own); r.Answer != host.No || !strings.Contains(r.Op, "memory and pids are missing") {
 		t.Errorf("no controllers: %+v", r)
 	}
-	if r := tree(t, nil).quickCgroup2(); r.Answer != host.No {
+	if r := tree(t, nil).quickCgroup2("0::/\n"); r.Answer != host.No {
 		t.Errorf("nothing mounted: %+v", r)
 	}
 }
@@ -207,6 +208,7 @@ func TestPathsForbidden(t *testing.T) {
 		os.Chmod(d, 0o755)
 	}
 	os.Chmod(dir+"/closed", 0)
+	t.Cleanup(func() { os.Chmod(dir+"/closed", 0o700) })
 	done := make(chan struct{})
 	go func() { // a thread without rights, thrown away afterwards
 		defer close(done)
@@ -337,7 +339,7 @@ func TestWorseMachines(t *testing.T) {
 				Cloneflags:  newUser,
 				UidMappings: []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}},
 				GidMappings: []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}},
-				AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE},
+				AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_DAC_OVERRIDE, unix.CAP_FOWNER, unix.CAP_CHOWN, unix.CAP_SYS_RESOURCE},
 			}
 			out, err := cmd.Output()
 			if err != nil {

@@ -41,24 +41,30 @@ type situation struct {
 // one of the Stage constants. It reads a few files: it is meant for the moment
 // after a failure, not for the good path.
 func RemedyFor(stage string, errno syscall.Errno, f host.Facts) string {
-	exe, err := os.Executable()
-	if err != nil {
-		exe = "/usr/local/bin/cofferdam"
-	}
-	return remedy(machine{}.situation(stage, errno, f, exe))
+	return remedy(machine{}.situation(stage, errno, f))
 }
 
-func (m machine) situation(stage string, errno syscall.Errno, f host.Facts, exe string) situation {
-	return situation{
-		stage: stage, errno: errno, container: f.Container, root: f.UID == 0, exe: exe,
-		distro:            distro(m.read("/etc/os-release")),
-		unprivilegedClone: m.word("/proc/sys/kernel/unprivileged_userns_clone"),
-		maxUserns:         m.word("/proc/sys/user/max_user_namespaces"),
-		appArmorUserns:    m.word("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
-		lsm:               m.word("/sys/kernel/security/lsm"),
-		selinux:           m.word("/sys/fs/selinux/enforce") == "1",
-		fuseDevice:        m.exists("/dev/fuse"),
+// situation reads what the remedies of this stage look at; Quick runs it for
+// each missing mechanism.
+func (m machine) situation(stage string, errno syscall.Errno, f host.Facts) situation {
+	s := situation{stage: stage, errno: errno, container: f.Container, root: f.UID == 0}
+	var err error
+	if s.exe, err = os.Executable(); err != nil {
+		s.exe = "/usr/local/bin/cofferdam"
 	}
+	switch stage {
+	case host.CgroupV2, host.CgroupV1, host.ClonePidfd, host.Seccomp, host.SeccompNotify:
+	case host.Landlock:
+		s.lsm = m.word("/sys/kernel/security/lsm")
+		s.distro = distro(m.read("/etc/os-release"))
+	default:
+		s.unprivilegedClone = m.word("/proc/sys/kernel/unprivileged_userns_clone")
+		s.maxUserns = m.word("/proc/sys/user/max_user_namespaces")
+		s.appArmorUserns = m.word("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
+		s.selinux = m.word("/sys/fs/selinux/enforce") == "1"
+		s.fuseDevice = m.exists("/dev/fuse")
+	}
+	return s
 }
 
 // distro returns " debian ", " ubuntu debian " and so on.

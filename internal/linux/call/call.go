@@ -164,6 +164,7 @@ const (
 	Lifeline                    // pipe from the launcher: closed when it is gone
 	Gate                        // pipe from the launcher: one byte lets the child go on
 	Channel                     // socket to the launcher: descriptors go out here
+	Init                        // what pid 1 executes at last
 	In                          // the command's standard input, output, error
 	Out
 	Err

@@ -35,14 +35,16 @@ func CloseAllBut(slot int) []call.Call {
 	}
 }
 
-// CloseSlotsBut closes the slots, but for two that are next to each other at the
-// beginning of the block.
+// CloseSlotsBut closes the slots but the init and two that are at the beginning
+// of the block. The second of them stays open over execve.
 func CloseSlotsBut(first, second int) []call.Call {
 	if first != call.First || second != call.First+1 {
 		panic("process.CloseSlotsBut: these slots do not begin the block")
 	}
 	return []call.Call{
-		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, second+1, uint64(^uint32(0)), 0),
+		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, second+1, call.Init-1, 0),
+		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, call.Init+1, uint64(^uint32(0)), 0),
+		call.New("descriptors", "keep over execve", unix.SYS_FCNTL, second, unix.F_SETFD, 0),
 	}
 }
 
@@ -79,7 +81,7 @@ func DieWithParent() call.Call {
 	return call.New("start", "die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL), 0, 0, 0)
 }
 
-// WaitGate lets the child go on when the launcher has written one byte.
+// WaitGate lets the command go on when the launcher has written one byte.
 func WaitGate() call.Call {
 	return call.New("start", "wait for the launcher", unix.SYS_READ, call.Gate, make([]byte, 1), 1).Wanting(1)
 }

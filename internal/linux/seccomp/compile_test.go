@@ -5,6 +5,7 @@ package seccomp
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -173,6 +174,32 @@ func TestLongJumps(t *testing.T) {
 			}
 			if got, _, err := run(p, c); err != nil || got != want {
 				t.Fatalf("step %d, %d instructions: %v: %#x (%v), must be %#x", step, len(p), c, got, err, want)
+			}
+		}
+	}
+}
+
+// At the very edge of the reach, a stand-in for one target pushes the other
+// away by one.
+func TestJumpReach(t *testing.T) {
+	for gap := 240; gap < 270; gap++ {
+		for _, yesFirst := range []bool{false, true} {
+			b := builder{}
+			first, second := b.ret(1), b.ret(2)
+			yes, no, wantYes := first, second, uint32(1)
+			if !yesFirst {
+				yes, no, wantYes = second, first, 2
+			}
+			for range gap {
+				b.ret(3)
+			}
+			start := b.jump(unix.BPF_JEQ, 7, yes, no)
+			b.load(offsetNr, start)
+			slices.Reverse(b.rev)
+			for nr, want := range map[uint32]uint32{7: wantYes, 8: 3 - wantYes} {
+				if got, _, err := run(b.rev, call{nr: nr}); err != nil || got != want {
+					t.Errorf("gap %d, nr %d: returns %d (%v), must be %d", gap, nr, got, err, want)
+				}
 			}
 		}
 	}

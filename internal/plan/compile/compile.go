@@ -17,7 +17,6 @@ import (
 	"fmt"
 	"path"
 	"slices"
-	"sort"
 	"strings"
 
 	"cofferdam/internal/host"
@@ -45,6 +44,7 @@ type Input struct {
 // read, the workspace is no place to work in. Text, the rule, and what to do.
 type Error struct {
 	Text   string
+	Rule   string // text of the rule that is in the way, "" for a fixed one
 	Origin plan.Origin
 	Hint   string
 }
@@ -91,7 +91,9 @@ type compiler struct {
 	p  *plan.Plan
 
 	paths   []pathRule
-	mounted map[string]int // target -> index in p.Mounts
+	pins    []pin
+	found   map[string]string // what the patterns matched, and of which kind
+	mounted map[string]int    // target -> index in p.Mounts
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is
@@ -100,6 +102,12 @@ type pathRule struct {
 	policy.PathRule
 	id    int
 	layer int // position of the rule's layer, stronger is higher
+}
+
+// pin is a directory whose name must stay.
+type pin struct {
+	path string
+	rule int
 }
 
 // workspace refuses what is no place to work in.
@@ -128,6 +136,13 @@ func (c *compiler) workspace() error {
 		return bad(c.in.Dir + ", where the command shall start, is not in it")
 	}
 	return nil
+}
+
+// Gaps is what a run with the built-in policy would miss on this machine.
+func Gaps(f *host.Facts) []plan.Gap {
+	c := &compiler{in: Input{Facts: f, Policy: &policy.Effective{}}, p: &plan.Plan{Boundary: "native"}}
+	c.mechanisms()
+	return c.p.Gaps
 }
 
 // mechanisms turns what the machine can't do into gaps. Whatever could not be
@@ -184,7 +199,9 @@ func (c *compiler) rule(text string, o plan.Origin, s plan.Status, mechanism, no
 func (c *compiler) rules() {
 	f := c.in.Facts
 	matches := map[string][]string{}
+	c.found = make(map[string]string, len(f.Found))
 	for _, m := range f.Found {
+		c.found[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
 	}
 	layers := map[string]int{}
@@ -244,7 +261,15 @@ func (c *compiler) rules() {
 		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
 		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
-		add(r, id, true, matches[g.Pattern]...)
+		for _, m := range matches[g.Pattern] {
+			if path.Base(m) == ".git" && c.found[m] == host.KindDir {
+				// Git must write in its own directory; what in it others
+				// obey has rules of its own. The name must stay, though.
+				c.pins = append(c.pins, pin{m, id})
+				continue
+			}
+			add(r, id, true, m)
+		}
 	}
 }
 
@@ -262,7 +287,22 @@ type access struct {
 // decide is the one place where path rules are weighed: the most specific one
 // wins, then the stronger layer, then deny. Managed denies are absolute.
 func (c *compiler) decide(p string) access {
-	var read, write *pathRule
+	read, write := c.deciding(p)
+	a := access{}
+	if read != nil {
+		a.read = read.Access != policy.DenyRead
+		a.by, a.explicit = read.id, read.Pattern == p
+	}
+	if a.read && write != nil {
+		a.write = write.Access == policy.AllowWrite
+		a.by, a.explicit = write.id, write.Pattern == p
+	}
+	return a
+}
+
+// deciding finds the rule for reading p and the one for writing it; nil if there
+// is none, which is a no.
+func (c *compiler) deciding(p string) (read, write *pathRule) {
 	for i := range c.paths {
 		r := &c.paths[i]
 		if !covers(r.Pattern, p) {
@@ -271,22 +311,11 @@ func (c *compiler) decide(p string) access {
 		if r.Access != policy.DenyWrite && stronger(r, read) {
 			read = r
 		}
-		if r.Access != policy.AllowRead && stronger(r, write) {
+		if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
 			write = r
 		}
 	}
-	a := access{}
-	if read != nil {
-		a.read = read.Access != policy.DenyRead
-		a.by, a.explicit = read.id, read.Pattern == p
-	}
-	if a.read && write != nil {
-		a.write = write.Access == policy.AllowWrite
-		if a.write || write.Access == policy.DenyWrite {
-			a.by, a.explicit = write.id, write.Pattern == p
-		}
-	}
-	return a
+	return read, write
 }
 
 func covers(pattern, p string) bool {
@@ -328,6 +357,7 @@ func (c *compiler) tree() {
 	type subject struct {
 		path string
 		own  *plan.Mount
+		pin  int
 	}
 	var list []subject
 	for _, m := range []plan.Mount{
@@ -338,7 +368,7 @@ func (c *compiler) tree() {
 		{Kind: plan.Tmpfs, Target: "/var/tmp", Write: true, Size: tempSize, Inodes: inodes, Create: true, Directory: true},
 		{Kind: plan.Dir, Target: "/run"},
 	} {
-		list = append(list, subject{m.Target, &m})
+		list = append(list, subject{path: m.Target, own: &m})
 	}
 	seen := map[string]bool{}
 	for _, r := range c.paths {
@@ -347,13 +377,20 @@ func (c *compiler) tree() {
 			list = append(list, subject{path: r.Pattern})
 		}
 	}
+	for _, p := range c.pins {
+		list = append(list, subject{path: p.path, pin: p.rule})
+	}
 	if !seen[c.in.Facts.Home] {
 		list = append(list, subject{path: c.in.Facts.Home})
 	}
-	sort.SliceStable(list, func(i, j int) bool { return less(list[i].path, list[j].path) })
+	slices.SortStableFunc(list, func(a, b subject) int { return order(a.path, b.path) })
 
 	for _, s := range list {
 		switch {
+		case s.pin != 0:
+			if base := c.on(s.path); base != nil && base.Write {
+				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
+			}
 		case s.own != nil:
 			// What the inside has of its own covers what rules say there.
 			c.mount(*s.own)
@@ -365,9 +402,21 @@ func (c *compiler) tree() {
 	}
 }
 
-// less sorts a path before what lies below it, and siblings by name.
-func less(a, b string) bool {
-	return strings.ReplaceAll(a, "/", "\x00") < strings.ReplaceAll(b, "/", "\x00")
+// order sorts a path before what lies below it, and siblings by name: a slash
+// counts as the lowest character.
+func order(a, b string) int {
+	for i := 0; i < len(a) && i < len(b); i++ {
+		switch x, y := a[i], b[i]; {
+		case x == y:
+		case x == '/':
+			return -1
+		case y == '/':
+			return 1
+		default:
+			return int(x) - int(y)
+		}
+	}
+	return len(a) - len(b)
 }
 
 func (c *compiler) mount(m plan.Mount) {
@@ -431,11 +480,8 @@ func (c *compiler) subject(p string) {
 	}
 	fact, ok := c.in.Facts.Paths[p]
 	if !ok {
-		for _, f := range c.in.Facts.Found {
-			if f.Path == p {
-				fact, ok = host.Path{Kind: f.Kind, Real: p, RealKind: f.Kind}, true
-				break
-			}
+		if kind, found := c.found[p]; found {
+			fact, ok = host.Path{Kind: kind, Real: p, RealKind: kind}, true
 		}
 	}
 	if !ok {
@@ -461,6 +507,12 @@ func (c *compiler) subject(p string) {
 		}
 		return
 	case !a.read && has.read:
+		if fact.Closed && c.in.Facts.UID != 0 {
+			// Its own permissions keep this user out, with no capability to
+			// get round them.
+			c.p.Rules[a.by-1].Mechanism = "permissions"
+			return
+		}
 		if dir && c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Tmpfs, Target: p, Directory: true, Rule: a.by})
 			return
@@ -561,8 +613,7 @@ func (c *compiler) program() error {
 		Hint: "allow it with --allow-read " + path.Dir(real),
 	}
 	if r, ok := c.p.Rule(a.by); ok {
-		e.Origin = r.Origin
-		e.Text += " (" + r.Text + ")"
+		e.Rule, e.Origin = r.Text, r.Origin
 	}
 	return e
 }

@@ -1,0 +1,28 @@
+// Command cofferdam runs AI coding agents, and any other command, inside a boundary.
+package main
+
+import (
+	"context"
+	"os"
+
+	"cofferdam/internal/cli"
+	"cofferdam/internal/flow"
+	"cofferdam/internal/host/probe"
+)
+
+// version is set when a release is built.
+var version = "development"
+
+func main() {
+	// A child that tries one mechanism for doctor; see probe.Child.
+	if handled, code := probe.Child(os.Args[1:]); handled {
+		os.Exit(code)
+	}
+	app := &cli.App{
+		Version: version,
+		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
+		Policy: flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
+		Trust: flow.TrustFile, Import: flow.Import, Doctor: flow.Doctor,
+	}
+	os.Exit(cli.Main(context.Background(), app, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))
+}

@@ -1,0 +1,77 @@
+package cli
+
+import (
+	"fmt"
+	"strings"
+
+	"cofferdam/internal/plan"
+	"cofferdam/internal/report"
+)
+
+// planText is a plan for a person: what the inside has, then what becomes of
+// each rule. Programs take --json.
+func planText(p *plan.Plan) string {
+	var b strings.Builder
+	row := func(key, format string, a ...any) { fmt.Fprintf(&b, "%-12s %s\n", key, fmt.Sprintf(format, a...)) }
+	words := make([]string, len(p.Command))
+	for i, w := range p.Command {
+		words[i] = report.Quote(w)
+	}
+	row("command", "%s", strings.Join(words, " "))
+	row("program", "%s", report.Quote(p.Program))
+	row("boundary", "%s", report.Plain(p.Boundary))
+	row("workspace", "%s", report.Quote(p.Workspace))
+	row("network", "%s", report.Plain(p.Network.Mode))
+	row("identity", "%s (uid %d, gid %d), home %s", report.Plain(p.Identity.User), p.Identity.UID, p.Identity.GID, report.Quote(p.Identity.Home))
+	if len(p.Profiles) > 0 {
+		row("profiles", "%s", report.Plain(strings.Join(p.Profiles, ", ")))
+	}
+	for _, l := range p.Limits {
+		row("limit", "%s %d %s: %s by %s%s", report.Plain(l.Name), l.Value, l.Unit, l.Status, report.Plain(l.Mechanism), note(l.Note))
+	}
+	b.WriteString("\nfiles:\n")
+	for _, m := range p.Mounts {
+		access := "read"
+		switch {
+		case m.Kind == plan.Mask:
+			access = "none"
+		case m.Write:
+			access = "write"
+		}
+		text := report.Quote(m.Target)
+		if m.Source != "" && m.Source != m.Target {
+			text += " from " + report.Quote(m.Source)
+		}
+		fmt.Fprintf(&b, "  %-6s %-8s %s\n", access, m.Kind, text)
+	}
+	// Names only: a value may be private though it is no secret.
+	b.WriteString("\nenvironment:\n ")
+	for _, e := range p.Environment {
+		b.WriteString(" " + report.Plain(e.Name))
+	}
+	b.WriteString("\n\nrules:\n")
+	for _, r := range p.Rules {
+		fmt.Fprintf(&b, "  %-10s %s by %s%s\n", r.Status, origin(r.Text, r.Origin), report.Plain(r.Mechanism), note(r.Note))
+	}
+	if len(p.Gaps) > 0 {
+		b.WriteString("\ngaps:\n")
+	}
+	for _, g := range p.Gaps {
+		kind := "optional"
+		if g.Required {
+			kind = "required"
+		}
+		fmt.Fprintf(&b, "  %-10s %s: %s\n", kind, report.Plain(g.Missing), report.Plain(g.Because))
+		if g.Remedy != "" {
+			fmt.Fprintf(&b, "  %-10s %s\n", "", report.Plain(g.Remedy))
+		}
+	}
+	return b.String()
+}
+
+func note(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " - " + report.Plain(s)
+}

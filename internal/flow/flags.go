@@ -1,0 +1,87 @@
+package flow
+
+import (
+	"encoding/json"
+	"errors"
+	"path/filepath"
+	"strings"
+
+	"cofferdam/internal/glob"
+	"cofferdam/internal/policy"
+)
+
+// flagDocument makes a policy of the command line. It goes through the same
+// reader as a file, so that the same things are refused in the same words.
+func flagDocument(o Options, p place) (*policy.Document, error) {
+	if len(o.AllowDomains) > 0 || len(o.AllowCIDRs) > 0 {
+		return nil, &UsageError{
+			Text: "--allow-domain and --allow-cidr need the network gateway, which this version does not have: nothing outside can be reached",
+			Hint: "leave the flag out to run without a network",
+		}
+	}
+	paths := func(list []string) []string {
+		var out []string
+		for _, s := range list {
+			out = append(out, fromHere(s, p.dir))
+		}
+		return out
+	}
+	doc := map[string]any{}
+	fs := map[string]any{}
+	for _, f := range []struct {
+		key  string
+		list []string
+	}{{"allowRead", o.AllowRead}, {"allowWrite", o.AllowWrite}, {"denyRead", o.DenyRead}, {"denyWrite", o.DenyWrite}} {
+		if len(f.list) > 0 {
+			fs[f.key] = paths(f.list)
+		}
+	}
+	if len(fs) > 0 {
+		doc["filesystem"] = fs
+	}
+	if len(o.Env) > 0 {
+		allow, set := []string{}, map[string]string{}
+		for _, e := range o.Env {
+			if name, value, ok := strings.Cut(e, "="); ok {
+				set[name] = value
+			} else {
+				allow = append(allow, e)
+			}
+		}
+		doc["environment"] = map[string]any{"allow": allow, "set": set}
+	}
+	if o.Boundary != "" {
+		doc["boundary"] = o.Boundary
+	}
+	if o.Timeout != "" {
+		doc["resources"] = map[string]any{"timeout": o.Timeout}
+	}
+	if o.AllowRoot {
+		doc["identity"] = map[string]any{"allowRoot": true}
+	}
+	if len(doc) == 0 {
+		return nil, nil
+	}
+	text, err := json.Marshal(doc)
+	if err != nil {
+		return nil, err
+	}
+	parsed, err := policy.Parse("command line", text)
+	var ps policy.Problems
+	if errors.As(err, &ps) && len(ps) > 0 {
+		return nil, &UsageError{Text: ps[0].Key + ": " + ps[0].Text, Hint: ps[0].Hint}
+	}
+	return parsed, err
+}
+
+// fromHere makes a path of the command line absolute: there, relative means from
+// the working directory, as for every other program.
+func fromHere(s, dir string) string {
+	if s == "" || filepath.IsAbs(s) || s == "~" || strings.HasPrefix(s, "~/") {
+		return s
+	}
+	if glob.HasMeta(s) {
+		return glob.Escape(dir) + "/" + s
+	}
+	return filepath.Join(dir, s)
+}

@@ -1,0 +1,321 @@
+package flow
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+
+	"cofferdam/internal/boundary"
+	"cofferdam/internal/host"
+	"cofferdam/internal/host/probe"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/plan/compile"
+	"cofferdam/internal/policy"
+	"cofferdam/internal/workspace"
+)
+
+// prepared is a run that has been thought through and not begun.
+type prepared struct {
+	policy *policy.Effective
+	facts  host.Facts
+	plan   *plan.Plan
+	state  string // the product's directory for state
+}
+
+// prepare goes from what was asked to the plan. It changes nothing on the machine
+// and reads no file that the policy does not name.
+func prepare(o Options, c Caller) (*prepared, error) {
+	p := &prepared{}
+	var err error
+	if p.state, err = stateDir(c.Environ); err != nil {
+		return nil, err
+	}
+	place, err := locate(o, c)
+	if err != nil {
+		return nil, err
+	}
+	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
+		return nil, err
+	}
+	if p.facts, err = gather(place, p.policy); err != nil {
+		return nil, err
+	}
+	program, err := findProgram(o.Command, c, place)
+	if err != nil {
+		return nil, err
+	}
+	for name, fact := range probe.Paths([]string{program}) {
+		p.facts.Paths[name] = fact
+	}
+	home := ""
+	if p.policy.Home.Value == "private" {
+		home = privateHome(p.state, place.workspace)
+	}
+	p.plan, err = compile.Plan(compile.Input{
+		Policy: p.policy, Facts: &p.facts,
+		Command: o.Command, Program: program, Dir: place.dir, Workspace: place.workspace,
+		Environ: c.Environ, PrivateHome: home, Unattended: o.Unattended,
+	})
+	var ce *compile.Error
+	if errors.As(err, &ce) {
+		return nil, &ForbiddenError{Text: ce.Text, Rule: ce.Rule, Origin: ce.Origin, Hint: ce.Hint}
+	}
+	return p, err
+}
+
+// place is where a run happens.
+type place struct {
+	workspace string // real
+	dir       string // real, in workspace
+	facts     host.Facts
+}
+
+// locate finds the workspace: the directory that was named, or the working
+// directory. A name that is a symlink is refused rather than followed: the
+// person should see which directory is opened to the inside.
+func locate(o Options, c Caller) (place, error) {
+	p := place{facts: probe.Quick(variable(c.Environ, "HOME"))}
+	p.facts.Home = realHome(p.facts, variable(c.Environ, "HOME"))
+	dir, err := os.Getwd()
+	if err != nil {
+		return p, &UsageError{Text: "the working directory is gone: " + err.Error(), Hint: "go to a directory that exists"}
+	}
+	// $PWD may show the way through a symlink; the kernel's answer does not.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return p, &UsageError{Text: "the working directory: " + err.Error(), Hint: "go to a directory that exists"}
+	}
+	p.dir, p.workspace = dir, dir
+	if o.Workspace == "" {
+		return p, nil
+	}
+	ws := o.Workspace
+	if !filepath.IsAbs(ws) {
+		ws = filepath.Join(dir, ws)
+	}
+	ws = filepath.Clean(ws)
+	st, err := os.Lstat(ws)
+	if err != nil {
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q: %v", o.Workspace, errors.Unwrap(err)), Hint: "name a directory that exists"}
+	}
+	real, err := filepath.EvalSymlinks(ws)
+	if err != nil {
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q: %v", o.Workspace, err)}
+	}
+	if st.Mode()&fs.ModeSymlink != 0 {
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is a symlink", o.Workspace), Hint: "name the directory itself: --workspace " + real}
+	}
+	if !st.IsDir() {
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is not a directory", o.Workspace)}
+	}
+	p.workspace = real
+	if dir != real && !strings.HasPrefix(dir, real+"/") {
+		p.dir = real
+	}
+	return p, nil
+}
+
+// realHome is the home that "~" stands for: HOME, if it is a directory of the
+// person's own, else what the system's user list says.
+func realHome(f host.Facts, env string) string {
+	if filepath.IsAbs(env) {
+		if real, err := filepath.EvalSymlinks(env); err == nil && real != "/" {
+			if st, err := os.Stat(real); err == nil && st.IsDir() {
+				if sys, ok := st.Sys().(*syscall.Stat_t); ok && int(sys.Uid) == f.UID {
+					return real
+				}
+			}
+		}
+	}
+	return f.Home
+}
+
+// loadPolicy reads all layers.
+func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, error) {
+	flags, err := flagDocument(o, p)
+	if err != nil {
+		return nil, err
+	}
+	src := policy.Source{
+		Place:    policy.Place{Home: p.facts.Home, Workspace: p.workspace},
+		Managed:  policy.ManagedFile,
+		UserFile: userPolicy(c.Environ, p.facts.Home),
+		Trusted:  policy.TrustIn(state).Trusted,
+		Profiles: o.Profiles,
+		Flags:    flags,
+		Tools:    toolsOn(variable(c.Environ, "PATH")),
+	}
+	if len(o.Command) > 0 {
+		src.Command = o.Command[0]
+	}
+	if o.PolicyFile != "" {
+		src.File = o.PolicyFile
+		if !filepath.IsAbs(src.File) {
+			src.File = filepath.Join(c.Dir, src.File)
+		}
+	}
+	eff, err := policy.Load(src)
+	return eff, policyError(err)
+}
+
+// policyError puts what is wrong with a policy into the words of this package.
+func policyError(err error) error {
+	var ps policy.Problems
+	if !errors.As(err, &ps) {
+		return err
+	}
+	e := &PolicyError{}
+	for _, p := range ps {
+		e.Problems = append(e.Problems, Problem(p))
+	}
+	return e
+}
+
+func userPolicy(env []string, home string) string {
+	dir := variable(env, "XDG_CONFIG_HOME")
+	if !filepath.IsAbs(dir) {
+		dir = filepath.Join(home, ".config")
+	}
+	return filepath.Join(dir, "cofferdam", "policy.jsonc")
+}
+
+// toolsOn lists which of the programs with a profile are on PATH.
+func toolsOn(path string) []string {
+	var out []string
+	dirs := filepath.SplitList(path)
+	for _, tool := range policy.Tools() {
+		for _, dir := range dirs {
+			if filepath.IsAbs(dir) && syscall.Access(dir+"/"+tool, 1 /* X_OK */) == nil {
+				out = append(out, tool)
+				break
+			}
+		}
+	}
+	return out
+}
+
+// gather looks at what the policy names, and at nothing else.
+func gather(p place, eff *policy.Effective) (host.Facts, error) {
+	f := p.facts
+	var literal, patterns []string
+	for _, r := range eff.Paths {
+		if r.Glob {
+			patterns = append(patterns, r.Pattern)
+			continue
+		}
+		literal = append(literal, r.Pattern)
+		if r.Pattern == "/" && len(f.RootEntries) == 0 {
+			entries, err := os.ReadDir("/")
+			if err != nil {
+				return f, fmt.Errorf("list /: %w", err)
+			}
+			for _, e := range entries {
+				f.RootEntries = append(f.RootEntries, e.Name())
+				literal = append(literal, "/"+e.Name())
+			}
+		}
+	}
+	for _, g := range eff.Guards {
+		patterns = append(patterns, g.Pattern)
+	}
+	f.Paths = probe.Paths(literal)
+	// What a symlink leads to is a subject too.
+	var more []string
+	for _, fact := range f.Paths {
+		if fact.Real != "" {
+			if _, ok := f.Paths[fact.Real]; !ok {
+				more = append(more, fact.Real)
+			}
+		}
+	}
+	for name, fact := range probe.Paths(more) {
+		f.Paths[name] = fact
+	}
+	list := make([]workspace.Pattern, len(patterns))
+	for i, text := range patterns {
+		list[i] = workspace.Pattern{Text: text}
+	}
+	scan, err := workspace.Scan(p.workspace, list, workspace.Limits{})
+	var many *workspace.TooManyError
+	if errors.As(err, &many) {
+		return f, &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+	}
+	if err != nil {
+		return f, err
+	}
+	f.Found = scan.FoundIn(p.workspace, list)
+	for _, b := range scan.Blind {
+		// What is in there could not be looked at, so nobody inside shall
+		// look either: its owner could open it with chmod(1).
+		full := filepath.Join(p.workspace, string(b.Path))
+		f.Paths[full] = host.Path{Kind: host.KindDir, Real: full, RealKind: host.KindDir, UID: f.UID}
+		eff.Paths = append(eff.Paths, policy.PathRule{
+			Access: policy.DenyRead, Pattern: full, Text: string(b.Path), Reason: "could not be searched for secrets: " + b.Err,
+			Origin: plan.Origin{Layer: "built-in", Key: "directories that can't be searched"},
+		})
+	}
+	return f, nil
+}
+
+// findProgram looks the command up the way a shell does.
+func findProgram(command []string, c Caller, p place) (string, error) {
+	if len(command) == 0 {
+		return "", &UsageError{Text: "no command", Hint: "for example: cofferdam run -- bash"}
+	}
+	name := command[0]
+	for _, arg := range command {
+		if strings.IndexByte(arg, 0) >= 0 {
+			return "", &UsageError{Text: "a NUL character in the command"}
+		}
+	}
+	if strings.ContainsRune(name, '/') {
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(p.dir, name)
+		}
+		return filepath.Clean(name), nil
+	}
+	for _, dir := range filepath.SplitList(variable(c.Environ, "PATH")) {
+		if !filepath.IsAbs(dir) {
+			continue // never a program of the directory one happens to be in
+		}
+		full := filepath.Join(dir, name)
+		if st, err := os.Stat(full); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+			return full, nil
+		}
+	}
+	return "", &boundary.ExecError{Program: name, Errno: syscall.ENOENT}
+}
+
+// stateDir is where sessions, private homes and trust are kept.
+func stateDir(env []string) (string, error) {
+	dir := variable(env, "XDG_STATE_HOME")
+	if !filepath.IsAbs(dir) {
+		home := variable(env, "HOME")
+		if !filepath.IsAbs(home) {
+			return "", &UsageError{Text: "neither XDG_STATE_HOME nor HOME names a directory", Hint: "set HOME"}
+		}
+		dir = filepath.Join(home, ".local", "state")
+	}
+	return filepath.Join(dir, "cofferdam"), nil
+}
+
+// privateHome is the directory that is the home inside for this workspace.
+func privateHome(state, workspace string) string {
+	sum := sha256.Sum256([]byte(workspace))
+	return filepath.Join(state, "homes", hex.EncodeToString(sum[:8]))
+}
+
+// variable is the last value of a variable.
+func variable(env []string, name string) string {
+	for i := len(env) - 1; i >= 0; i-- {
+		if v, ok := strings.CutPrefix(env[i], name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}

@@ -1,0 +1,382 @@
+package flow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"cofferdam/internal/boundary"
+	"cofferdam/internal/boundary/native"
+	"cofferdam/internal/event"
+	"cofferdam/internal/host/probe"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+	"cofferdam/internal/report"
+	"cofferdam/internal/session"
+	"cofferdam/internal/supervise"
+	"cofferdam/internal/workspace"
+)
+
+// boundaries is the list of all of them.
+func boundaryFor(p *prepared) (boundary.Boundary, error) {
+	switch p.plan.Boundary {
+	case "native":
+		return native.Boundary{Remedy: func(stage, _ string, errno syscall.Errno) string {
+			return probe.RemedyFor(stage, errno, p.facts)
+		}}, nil
+	}
+	return nil, &UsageError{Text: "there is no boundary " + p.plan.Boundary, Hint: "use --boundary native"}
+}
+
+// Run is one run from beginning to end. The status is the command's own, unless
+// the error is not nil.
+func Run(ctx context.Context, o Options, c Caller) (int, error) {
+	store, err := session.Open(c.Environ)
+	if err != nil {
+		return 0, err
+	}
+	defer store.Close()
+	// What a killed run has left in its workspace goes first: it must not be
+	// taken for the person's own.
+	recoverInterrupted(store, c)
+	p, err := prepare(o, c)
+	if err != nil {
+		return 0, err
+	}
+	if gaps := p.plan.RequiredGaps(); len(gaps) > 0 {
+		return 0, &RefusedError{Boundary: p.plan.Boundary, Gaps: gaps, Rules: p.plan.Rules}
+	}
+	tell(c, o, p.policy.Warnings)
+	b, err := boundaryFor(p)
+	if err != nil {
+		return 0, err
+	}
+
+	if err := makeHome(p); err != nil {
+		return 0, err
+	}
+
+	// The session's folder and the record of what is guarded are made while
+	// the boundary goes up; the command waits for them.
+	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
+	defer r.close()
+	var openErr error
+	opened := make(chan struct{})
+	go func() {
+		defer close(opened)
+		openErr = r.open(ctx)
+	}()
+	streams := streamsOf(c, o)
+	streams.Ready = func() error { <-opened; return openErr }
+	running, err := b.Start(ctx, p.plan, streams, r.denied)
+	if err != nil {
+		<-opened
+		return 0, r.failed(err)
+	}
+	if err := r.attend(running); err != nil {
+		_ = running.Kill()
+		_, _ = running.Wait()
+		return 0, r.failed(err)
+	}
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit})
+	if err != nil {
+		return 0, r.failed(err)
+	}
+	return r.finish(result)
+}
+
+// run is what a live run has open.
+type run struct {
+	*prepared
+	options Options
+	caller  Caller
+
+	store    *session.Store
+	session  *session.Session
+	recorder *recorder
+	baseline *workspace.Baseline
+	watcher  *workspace.Watcher
+	server   *session.Server
+}
+
+// open makes the session's folder and writes down what is about to start, and
+// what of the workspace has to be as it was afterwards.
+func (r *run) open(ctx context.Context) error {
+	var err error
+	if r.session, err = r.store.Create(ctx, r.plan, r.options.Name); err != nil {
+		return err
+	}
+	r.recorder.open(r.session.Events)
+	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
+		return err
+	}
+	if err := r.session.Write(session.BaselineFile, r.baseline); err != nil {
+		return err
+	}
+	for _, w := range r.policy.Warnings {
+		if err := r.recorder.write(event.Event{Kind: event.Notice, Detail: w.Text, Origin: Place(w.Origin)}); err != nil {
+			return err
+		}
+	}
+	// From now on a name that appears is set aside within moments; the sweep
+	// at the end does not depend on it.
+	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
+		note := event.Event{Kind: event.Notice, Detail: "new names in the workspace are looked for at the end only: " + err.Error()}
+		if err := r.recorder.write(note); err != nil {
+			return err
+		}
+	}
+	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
+}
+
+// attend puts up what accompanies a running command.
+func (r *run) attend(running boundary.Running) error {
+	if err := r.session.Started(running.PID()); err != nil {
+		return err
+	}
+	if err := r.recorder.write(event.Event{Kind: event.Running, PID: running.PID()}); err != nil {
+		return err
+	}
+	r.recorder.onError = func() { _ = running.Kill() }
+	var err error
+	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
+		files, err := running.Enter()
+		if err == nil {
+			err = r.recorder.write(event.Event{Kind: event.Entered, PID: peer.PID, Detail: fmt.Sprintf("%q", command)})
+		}
+		return files, err
+	})
+	return err
+}
+
+// denied records what the boundary refused; it may be called from the start on.
+func (r *run) denied(d boundary.Denial) {
+	e := event.Event{Kind: event.Denied, Action: d.Action, Subject: d.Subject, PID: d.PID, Process: d.Process, Reason: d.Reason, Access: "syscall"}
+	if rule, ok := r.plan.Rule(d.Rule); ok {
+		e.Rule, e.Origin, e.Access = rule.Text, Place(rule.Origin), "read"
+	}
+	r.recorder.add(e)
+}
+
+func (r *run) limitHit(h supervise.Hit) {
+	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: fmt.Sprintf("%d of %d %s", h.Seen, h.Limit.Value, h.Limit.Unit)})
+}
+
+func (r *run) setAside(m workspace.Aside) {
+	e := event.Event{Kind: event.SetAside, Subject: string(m.Path), To: string(m.To), Reason: m.Reason, Detail: m.Undo}
+	if rule, ok := r.plan.Rule(m.Rule); ok {
+		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
+	}
+	r.recorder.add(e)
+}
+
+// sweep looks for guarded names that have appeared, after everything inside is
+// dead. What can't be set aside is an error: the person has to look at it before
+// anything on the host obeys it.
+func (r *run) sweep() error {
+	if r.baseline == nil {
+		return nil
+	}
+	if r.watcher != nil {
+		// What it has set aside it has told of.
+		_, _ = r.watcher.Stop()
+		r.watcher = nil
+	}
+	rep, err := workspace.Sweep(r.baseline, r.session.Dir)
+	for _, m := range rep.SetAside {
+		r.setAside(m)
+	}
+	for _, c := range rep.Changed {
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
+	}
+	if err != nil {
+		return err
+	}
+	return unsettled(rep)
+}
+
+// unsettled is the error of a sweep that could not do all that it had to.
+func unsettled(rep workspace.Report) error {
+	if rep.Clean() {
+		return nil
+	}
+	e := &UnsweptError{}
+	for _, f := range rep.Failed {
+		e.Left = append(e.Left, fmt.Sprintf("%s (%s): %s", f.Path, f.Reason, f.Err))
+	}
+	for _, b := range rep.Blind {
+		e.Left = append(e.Left, fmt.Sprintf("%s: could not be looked at: %s", b.Path, b.Err))
+	}
+	if rep.Unsettled {
+		e.Left = append(e.Left, "the workspace was still changing")
+	}
+	return e
+}
+
+// held says which paths of the workspace the boundary keeps from being changed.
+func held(p *plan.Plan) func(rel string) bool {
+	var fixed []string
+	for _, m := range p.Mounts {
+		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok && !m.Write {
+			fixed = append(fixed, rel)
+		}
+	}
+	return func(rel string) bool {
+		for _, f := range fixed {
+			if rel == f || strings.HasPrefix(rel, f+"/") {
+				return true
+			}
+		}
+		return false
+	}
+}
+
+// finish ends a run whose command has ended.
+func (r *run) finish(result supervise.Result) (int, error) {
+	sweepErr := r.sweep()
+	status, own := result.Status()
+	e := event.Event{Kind: event.Exit, Status: status, Detail: string(result.Reason)}
+	err := errors.Join(sweepErr, r.recorder.write(e), r.recorder.write(event.Event{Kind: event.End}), r.recorder.flush())
+	seq, head := r.recorder.head()
+	err = errors.Join(err, r.session.End(session.Exit{Status: status, Events: seq, Head: head}))
+	r.summary()
+	if err != nil {
+		return 0, err
+	}
+	switch {
+	case result.Reason == supervise.TimeLimit:
+		e := &TimeoutError{Limit: time.Duration(result.Hit.Limit.Value) * time.Millisecond}
+		if rule, ok := r.plan.Rule(result.Hit.Limit.Rule); ok {
+			e.Origin = rule.Origin
+		}
+		return 0, e
+	case !own:
+		return 0, &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+	}
+	return status, nil
+}
+
+// failed ends a run that did not come to its end, and passes the error on.
+func (r *run) failed(err error) error {
+	if r.session == nil {
+		return err
+	}
+	_ = r.sweep()
+	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
+	_ = r.recorder.flush()
+	seq, head := r.recorder.head()
+	_ = r.session.End(session.Exit{Status: -1, Error: err.Error(), Events: seq, Head: head})
+	return err
+}
+
+func (r *run) close() {
+	if r.watcher != nil {
+		_, _ = r.watcher.Stop()
+	}
+	if r.server != nil {
+		_ = r.server.Close()
+	}
+	if r.session != nil {
+		_ = r.session.Close()
+	}
+}
+
+// summary tells the person what was refused or moved, if anything was.
+func (r *run) summary() {
+	events := r.recorder.notable()
+	if len(events) == 0 {
+		return
+	}
+	if r.options.JSON {
+		return // logs --json has them
+	}
+	var sum report.Summary
+	for _, e := range events {
+		_ = sum.Event(e)
+	}
+	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
+}
+
+// recoverInterrupted finishes sessions whose supervisor was killed: what was
+// planted in their workspace is still there.
+func recoverInterrupted(store *session.Store, c Caller) {
+	list, err := store.Interrupted()
+	if err != nil {
+		return
+	}
+	for _, i := range list {
+		recoverSession(store, i, c)
+	}
+}
+
+// recoverSession sweeps the workspace of one interrupted session.
+func recoverSession(store *session.Store, i session.Info, c Caller) {
+	claim, ok, err := store.Claim(i)
+	if err != nil || !ok {
+		return
+	}
+	var b workspace.Baseline
+	if err := store.Read(i, session.BaselineFile, &b); err != nil {
+		// Killed before there was a baseline: nothing had run.
+		_ = claim.Settle()
+		return
+	}
+	rep, err := workspace.Sweep(&b, i.Dir)
+	for _, m := range rep.SetAside {
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
+			i.ID, report.Quote(string(m.Path)), m.Reason, m.Undo)
+	}
+	if err == nil {
+		err = unsettled(rep)
+	}
+	if err != nil {
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n", i.ID, report.Quote(err.Error()))
+		claim.Release()
+		return
+	}
+	_ = claim.Settle()
+}
+
+// streamsOf decides between a terminal of the inside and the caller's own
+// streams: a terminal when both ends of the conversation are one.
+func streamsOf(c Caller, o Options) boundary.Streams {
+	s := boundary.Streams{In: c.In, Out: c.Out, Err: c.Err}
+	if o.Unattended || !term.IsTerminal(int(c.In.Fd())) || !term.IsTerminal(int(c.Out.Fd())) {
+		return s
+	}
+	s.Terminal, s.Rows, s.Cols = true, 24, 80
+	if cols, rows, err := term.GetSize(int(c.Out.Fd())); err == nil {
+		s.Rows, s.Cols = uint16(rows), uint16(cols)
+	}
+	return s
+}
+
+// tell prints the warnings before the start.
+func tell(c Caller, o Options, warnings []policy.Warning) {
+	for _, w := range warnings {
+		fmt.Fprintf(c.Err, "cofferdam: %s\n", report.Quote(w.Text))
+		if at := Place(w.Origin); at != "" {
+			fmt.Fprintf(c.Err, "  at: %s\n", report.Quote(at))
+		}
+		if w.Hint != "" {
+			fmt.Fprintf(c.Err, "  hint: %s\n", report.Quote(w.Hint))
+		}
+	}
+}
+
+// Place is where a rule stands, for a person: "policy.jsonc:12", "built-in".
+func Place(o plan.Origin) string {
+	switch {
+	case o.File != "" && o.Line > 0:
+		return fmt.Sprintf("%s:%d", o.File, o.Line)
+	case o.File != "":
+		return o.File
+	}
+	return o.Layer
+}

@@ -1,0 +1,167 @@
+package compile
+
+import (
+	"fmt"
+	"path"
+	"strings"
+
+	"cofferdam/internal/glob"
+	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+)
+
+// Explanation says which rule decides a question, and what would change it.
+type Explanation struct {
+	Kind    string      `json:"kind"` // "read", "write", "env", "connect"
+	Subject string      `json:"subject"`
+	Allowed bool        `json:"allowed"`
+	Text    string      `json:"text"`
+	Rule    string      `json:"rule,omitempty"`
+	Origin  plan.Origin `json:"origin,omitzero"`
+	Reason  string      `json:"reason,omitempty"`
+	Change  string      `json:"change,omitempty"`
+}
+
+// Explain answers one question about a policy with the code that makes plans. A
+// path subject is absolute; what is said of it holds for a file that is there.
+func Explain(eff *policy.Effective, f *host.Facts, workspace, kind, subject string) (Explanation, error) {
+	e := Explanation{Kind: kind, Subject: subject}
+	c := &compiler{in: Input{Policy: eff, Facts: f, Workspace: workspace}, p: &plan.Plan{}}
+	switch kind {
+	case "read", "write":
+		c.explainPath(&e)
+	case "env":
+		c.explainEnv(&e)
+	case "connect":
+		c.explainConnect(&e)
+	default:
+		return e, fmt.Errorf("%q can't be explained: read, write, env and connect can", kind)
+	}
+	return e, nil
+}
+
+func (e *Explanation) by(text, reason string, o plan.Origin) {
+	e.Rule, e.Reason, e.Origin = text, reason, o
+}
+
+func (c *compiler) explainPath(e *Explanation) {
+	c.rules()
+	p := path.Clean(e.Subject)
+	if fact, ok := c.in.Facts.Paths[p]; ok && fact.Real != "" {
+		p = fact.Real
+	}
+	c.match(p)
+	read, write := c.deciding(p)
+	a := c.decide(p)
+	switch {
+	case c.own(p) || covers("/tmp", p) || covers("/var/tmp", p) || covers("/run", p):
+		if read == nil {
+			e.Allowed = covers("/tmp", p) || covers("/var/tmp", p) || covers("/dev", p) || covers("/proc", p)
+			e.Text = "the inside has one of its own there; the host's is not visible"
+			return
+		}
+	}
+	decider := read
+	if e.Kind == "write" && a.read {
+		decider = write
+	}
+	e.Allowed = a.read && (e.Kind == "read" || a.write)
+	verb := map[string]string{"read": "read", "write": "written"}[e.Kind]
+	switch {
+	case e.Allowed:
+		e.Text = p + " can be " + verb
+	case decider == nil:
+		e.Text = p + " can't be " + verb + ": no rule speaks of it, and what nobody allowed is not there inside"
+	default:
+		e.Text = p + " can't be " + verb
+	}
+	if decider != nil {
+		e.by(string(decider.Access)+" "+decider.Text, decider.Reason, decider.Origin)
+	}
+	name := p
+	if rel, ok := strings.CutPrefix(p, c.in.Workspace+"/"); ok {
+		name = "./" + rel
+	} else if rel, ok := strings.CutPrefix(p, c.in.Facts.Home+"/"); ok {
+		name = "~/" + rel
+	}
+	key := map[string]string{"read": "Read", "write": "Write"}[e.Kind]
+	if e.Allowed {
+		e.Change = fmt.Sprintf(`"filesystem": {"deny%s": [%q]} in a policy, or --deny-%s %s`, key, name, e.Kind, name)
+		return
+	}
+	if decider != nil && decider.Origin.Layer == "managed" {
+		e.Change = "nothing here: your organisation's policy decides"
+		return
+	}
+	e.Change = fmt.Sprintf(`"filesystem": {"allow%s": [%q]} in a policy, or --allow-%s %s`, key, name, e.Kind, name)
+}
+
+// match adds the patterns that speak of p, which need not exist.
+func (c *compiler) match(p string) {
+	names := glob.Split(p)
+	layer := map[string]int{}
+	for _, r := range c.paths {
+		layer[r.Origin.Layer] = r.layer
+	}
+	add := func(r policy.PathRule, pattern string) {
+		compiled, err := glob.Compile(pattern)
+		if err != nil {
+			return
+		}
+		if _, deepest, ok := compiled.DepthsOf(names); ok {
+			r.Pattern, r.Glob = "/"+strings.Join(names[:deepest], "/"), true
+			c.paths = append(c.paths, pathRule{r, 0, layer[r.Origin.Layer]})
+		}
+	}
+	for _, r := range c.in.Policy.Paths {
+		if r.Glob {
+			add(r, r.Pattern)
+		}
+	}
+	for _, g := range c.in.Policy.Guards {
+		if path.Base(g.Pattern) == ".git" {
+			continue // the directory itself stays writable
+		}
+		add(policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin},
+			glob.Escape(c.in.Workspace)+"/"+strings.TrimSuffix(g.Pattern, "/"))
+	}
+}
+
+func (c *compiler) explainEnv(e *Explanation) {
+	for _, r := range c.in.Policy.Env {
+		if !matchName(r.Name, e.Subject) {
+			continue
+		}
+		if r.Action == policy.EnvDeny {
+			e.Allowed = false
+			e.by("deny "+r.Name, "", r.Origin)
+			e.Text = e.Subject + " never comes in"
+			e.Change = "take that line out"
+			return
+		}
+		e.Allowed = true
+		e.by(string(r.Action)+" "+r.Name, "", r.Origin)
+		e.Text = e.Subject + " comes in as it is outside"
+		if r.Action == policy.EnvSet {
+			e.Text = e.Subject + " is set by the policy"
+		}
+		e.Change = fmt.Sprintf(`"environment": {"deny": [%q]} in a policy`, e.Subject)
+	}
+	if !e.Allowed {
+		e.Text = e.Subject + " does not come in: no rule allows it"
+		e.Change = fmt.Sprintf(`"environment": {"allow": [%q]} in a policy, or --env %s`, e.Subject, e.Subject)
+	}
+}
+
+func (c *compiler) explainConnect(e *Explanation) {
+	e.Text = e.Subject + " can't be reached: this version has no gateway, so nothing outside the sandbox can; a server inside can"
+	name, _, _ := strings.Cut(e.Subject, ":")
+	for _, r := range c.in.Policy.Net {
+		value, _, _ := strings.Cut(r.Value, ":")
+		if value == name || strings.HasPrefix(value, "*.") && strings.HasSuffix(name, value[1:]) || value == "*" {
+			e.by(r.Key+" "+r.Value, "will decide when the gateway is there", r.Origin)
+		}
+	}
+	e.Change = "nothing in this version"
+}

@@ -1,0 +1,222 @@
+package policy
+
+import (
+	"path/filepath"
+	"strings"
+
+	"cofferdam/internal/glob"
+	"cofferdam/internal/plan"
+)
+
+// Place is where paths of rules start.
+type Place struct {
+	Home      string // "~"
+	Workspace string // "."
+}
+
+// resolve makes a rule of a path as written. ~ is the home, anything relative
+// starts at the workspace.
+func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
+	r := PathRule{Access: access, Text: text, Origin: o}
+	full := text
+	switch {
+	case text == "~" || strings.HasPrefix(text, "~/"):
+		full = escapeBase(p.Home, text) + text[1:]
+	case !filepath.IsAbs(text):
+		full = escapeBase(p.Workspace, text) + "/" + text
+	}
+	full = filepath.Clean(full)
+	if glob.HasMeta(full) {
+		if pattern, err := glob.Compile(full); err == nil {
+			if literal, ok := pattern.Literal(); ok {
+				// Only escapes: one path after all.
+				r.Pattern = "/" + literal
+				return r
+			}
+		}
+		r.Glob = true
+	}
+	r.Pattern = full
+	return r
+}
+
+// escapeBase makes a directory literal where the rest is a pattern.
+func escapeBase(dir, rest string) string {
+	if glob.HasMeta(rest) {
+		return glob.Escape(dir)
+	}
+	return dir
+}
+
+// layer is one source of rules: a document with its place in the order.
+type layer struct {
+	name string // Origin.Layer
+	file string
+	doc  *Document
+	// narrow: only what takes rights away counts; the file is not trusted.
+	narrow bool
+}
+
+func (l layer) origin(key string, pos Pos) plan.Origin {
+	return plan.Origin{Layer: l.name, File: l.file, Line: pos.Line, Key: key}
+}
+
+// add appends the rules of one layer to the effective policy. What an untrusted
+// layer may not say is left out, with a warning.
+func (e *Effective) add(l layer, place Place) {
+	d := l.doc
+	widening := func(key string, pos Pos, text string) bool {
+		if l.narrow {
+			e.Warnings = append(e.Warnings, Warning{
+				Text:   key + " " + text + " is left out: the project's policy is not trusted, so it can only take rights away",
+				Hint:   "read the file, then: cofferdam policy trust",
+				Origin: l.origin(key, pos),
+			})
+		}
+		return l.narrow
+	}
+	for _, list := range []struct {
+		access Access
+		values []Val[string]
+	}{
+		{AllowRead, d.Filesystem.AllowRead}, {AllowWrite, d.Filesystem.AllowWrite},
+		{DenyRead, d.Filesystem.DenyRead}, {DenyWrite, d.Filesystem.DenyWrite},
+	} {
+		key := "filesystem." + string(list.access)
+		allow := list.access == AllowRead || list.access == AllowWrite
+		for _, v := range list.values {
+			if allow && widening(key, v.Pos, v.V) {
+				continue
+			}
+			e.Paths = append(e.Paths, place.resolve(list.access, v.V, l.origin(key, v.Pos)))
+		}
+	}
+	for _, f := range d.Credentials.Files {
+		e.Paths = append(e.Paths, place.resolve(DenyRead, f.Path.V, l.origin("credentials.files", f.Path.Pos)))
+	}
+	for _, v := range d.Environment.Allow {
+		if !widening("environment.allow", v.Pos, v.V) {
+			e.Env = append(e.Env, EnvRule{EnvAllow, v.V, "", l.origin("environment.allow", v.Pos)})
+		}
+	}
+	for _, name := range sortedKeys(d.Environment.Set) {
+		v := d.Environment.Set[name]
+		if !widening("environment.set", v.Pos, name) {
+			e.Env = append(e.Env, EnvRule{EnvSet, name, v.V, l.origin("environment.set", v.Pos)})
+		}
+	}
+	for _, v := range d.Environment.Deny {
+		e.Env = append(e.Env, EnvRule{EnvDeny, v.V, "", l.origin("environment.deny", v.Pos)})
+	}
+	for _, v := range d.Credentials.EnvVars {
+		e.Env = append(e.Env, EnvRule{EnvDeny, v.Name.V, "", l.origin("credentials.envVars", v.Name.Pos)})
+	}
+	for _, n := range []struct {
+		key    string
+		values []Val[string]
+	}{
+		{"allowedDomains", d.Network.AllowedDomains}, {"deniedDomains", d.Network.DeniedDomains}, {"allowedCIDRs", d.Network.AllowedCIDRs},
+	} {
+		for _, v := range n.values {
+			if n.key != "deniedDomains" && widening("network."+n.key, v.Pos, v.V) {
+				continue
+			}
+			e.Net = append(e.Net, NetRule{n.key, v.V, l.origin("network."+n.key, v.Pos)})
+		}
+	}
+	for _, v := range d.Workspace.Protect {
+		e.Guards = append(e.Guards, GuardRule{v.V, "the policy protects it", l.origin("workspace.protect", v.Pos)})
+	}
+	for _, v := range d.Workspace.Unprotect {
+		if widening("workspace.unprotect", v.Pos, v.V) {
+			continue
+		}
+		if !e.unprotect(v.V) {
+			e.Warnings = append(e.Warnings, Warning{
+				Text:   "workspace.unprotect " + v.V + ": no protected name is spelled like this",
+				Hint:   "cofferdam policy show lists them",
+				Origin: l.origin("workspace.unprotect", v.Pos),
+			})
+		}
+	}
+	e.addLimits(l, widening)
+	e.addSettings(l, widening)
+}
+
+// unprotect removes the guards with this pattern; managed ones stay.
+func (e *Effective) unprotect(pattern string) bool {
+	found := false
+	kept := e.Guards[:0]
+	for _, g := range e.Guards {
+		if g.Pattern == pattern && g.Origin.Layer != managedLayer {
+			found = true
+			continue
+		}
+		kept = append(kept, g)
+	}
+	e.Guards = kept
+	return found
+}
+
+func (e *Effective) addLimits(l layer, widening func(string, Pos, string) bool) {
+	r := l.doc.Resources
+	set := func(name, unit, key string, value int64, pos Pos, text string) {
+		for i := range e.Limits {
+			have := &e.Limits[i]
+			if have.Name != name {
+				continue
+			}
+			// The managed layer comes last and is a ceiling over all others.
+			if value > have.Value && (l.name == managedLayer || widening(key, pos, text)) {
+				return
+			}
+			*have = LimitRule{name, value, unit, l.origin(key, pos)}
+			return
+		}
+		e.Limits = append(e.Limits, LimitRule{name, value, unit, l.origin(key, pos)})
+	}
+	if v := r.Timeout; v != nil {
+		d, _ := parseDuration(v.V)
+		set("time", "ms", "resources.timeout", d.Milliseconds(), v.Pos, v.V)
+	}
+	if v := r.Memory; v != nil {
+		n, _ := parseSize(v.V)
+		set("memory", "bytes", "resources.memory", n, v.Pos, v.V)
+	}
+	if v := r.CPUs; v != nil {
+		set("cpus", "millicpu", "resources.cpus", int64(v.V*1000), v.Pos, "")
+	}
+	if v := r.Processes; v != nil {
+		set("processes", "count", "resources.processes", int64(v.V), v.Pos, "")
+	}
+	if v := r.OpenFiles; v != nil {
+		set("open-files", "count", "resources.openFiles", int64(v.V), v.Pos, "")
+	}
+	if v := r.TempSize; v != nil {
+		n, _ := parseSize(v.V)
+		set("temp-size", "bytes", "resources.tempSize", n, v.Pos, v.V)
+	}
+}
+
+func (e *Effective) addSettings(l layer, widening func(string, Pos, string) bool) {
+	d := l.doc
+	// A managed choice stays whatever a weaker layer says; layers are added
+	// weakest first and the managed one last, so it simply overwrites.
+	if v := d.Boundary; v != nil {
+		e.Boundary = Setting[string]{v.V, l.origin("boundary", v.Pos)}
+	}
+	if v := d.Workspace.Mode; v != nil {
+		e.WorkspaceMode = Setting[string]{v.V, l.origin("workspace.mode", v.Pos)}
+	}
+	if v := d.Workspace.Home; v != nil {
+		if v.V == "ephemeral" || e.Home.Value != "ephemeral" || !widening("workspace.home", v.Pos, v.V) {
+			e.Home = Setting[string]{v.V, l.origin("workspace.home", v.Pos)}
+		}
+	}
+	if v := d.Identity.AllowRoot; v != nil && (!v.V || !widening("identity.allowRoot", v.Pos, "true")) {
+		e.AllowRoot = Setting[bool]{v.V, l.origin("identity.allowRoot", v.Pos)}
+	}
+	if v := d.Filesystem.AllowGitConfig; v != nil && (!v.V || !widening("filesystem.allowGitConfig", v.Pos, "true")) {
+		e.AllowGitConfig = Setting[bool]{v.V, l.origin("filesystem.allowGitConfig", v.Pos)}
+	}
+}

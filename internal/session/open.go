@@ -1,0 +1,68 @@
+package session
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+)
+
+// openDir has an empty file for each session that has not ended. To find the
+// sessions whose supervisor was killed, nothing else has to be looked at: the
+// start of a run must not get slower with each run before it.
+const openDir = "open"
+
+// mark says that the session has begun; unmark that it has ended.
+func (x *Session) mark(store *os.Root) error {
+	if err := store.Mkdir(openDir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	x.store = store
+	return create(store, path.Join(openDir, x.ID), nil)
+}
+
+func (x *Session) unmark() error {
+	if x.store == nil {
+		return nil
+	}
+	if err := x.store.Remove(path.Join(openDir, x.ID)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Interrupted lists the sessions that nobody supervises any more and that never
+// ended.
+func (s *Store) Interrupted() ([]Info, error) {
+	if s.root == nil {
+		return nil, nil
+	}
+	d, err := s.root.Open(openDir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, &Error{Op: "list", Path: s.dir, Err: err}
+	}
+	names, err := d.Readdirnames(-1)
+	d.Close()
+	if err != nil {
+		return nil, &Error{Op: "list", Path: s.dir, Err: err}
+	}
+	slices.Sort(names)
+	var out []Info
+	for _, id := range names {
+		if !isID(id) {
+			continue
+		}
+		switch i, ok := s.info(id); {
+		case !ok, i.Status == Ended:
+			// Killed between two steps of its beginning or its end.
+			_ = s.root.Remove(path.Join(openDir, id))
+		case i.Status == Interrupted:
+			out = append(out, i)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,3 @@
+package stage
+
+const elfMachine = 183 // EM_AARCH64

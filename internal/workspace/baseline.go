@@ -1,0 +1,499 @@
+package workspace
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"path"
+	"path/filepath"
+	"slices"
+	"sort"
+	"strings"
+
+	"cofferdam/internal/host"
+	"cofferdam/internal/linux/fsat"
+	"cofferdam/internal/plan"
+)
+
+const (
+	hashLimit    = 16 << 20  // larger files are told apart by inode, size and ctime
+	contentLimit = 64 << 10  // what is kept to be put back
+	contentTotal = 4 << 20   // of all files together
+	configLimit  = 1 << 20   // a git file over this is not harmless
+	copyLimit    = 256 << 20 // bytes set aside at once over a file system's border
+	copyEntries  = 20_000
+)
+
+// Entry is one guarded entry as it was.
+type Entry struct {
+	Path  Name   `json:"path"`
+	Kind  string `json:"kind"`
+	Dev   uint64 `json:"dev"`
+	Ino   uint64 `json:"ino"`
+	Born  int64  `json:"born,omitempty"`
+	Ctime int64  `json:"ctime"`
+	Size  int64  `json:"size"`
+	Mode  uint32 `json:"mode"`
+	// Sum is the SHA-256 of a file up to 16 MiB, or of a symlink's text.
+	Sum string `json:"sum,omitempty"`
+	// Content is kept for small files, to put them back.
+	Content []byte `json:"content,omitempty"`
+	// Held: a read-only mount lies on it or above it while the inside runs,
+	// so a change to this very inode comes from the host.
+	Held bool `json:"held,omitempty"`
+}
+
+// same says that nothing has touched the entry: ctime can't be set by hand.
+func (e Entry) same(o Entry) bool {
+	return e.inode(o) && e.Ctime == o.Ctime && e.Size == o.Size && e.Mode == o.Mode
+}
+
+// inode says that it is the same file as then, not only the same number.
+func (e Entry) inode(o Entry) bool {
+	return e.Kind == o.Kind && e.Dev == o.Dev && e.Ino == o.Ino && e.Born == o.Born && e.Born != 0
+}
+
+// equal says that a program which reads or executes it sees no difference.
+func (e Entry) equal(o Entry) bool {
+	return e.Kind == o.Kind && e.Sum != "" && e.Sum == o.Sum && o.Mode&0o111&^e.Mode == 0
+}
+
+// Baseline is how the guarded names of a workspace were before the inside
+// started. It prints as JSON, and another process can sweep from it later.
+// It holds file contents: keep it private.
+type Baseline struct {
+	Version int          `json:"version"` // 1
+	Root    string       `json:"root"`    // absolute, no symlink at the end
+	Guards  []plan.Guard `json:"guards"`
+	Entries []Entry      `json:"entries"` // sorted by path
+	Blind   []Blind      `json:"blind,omitempty"`
+}
+
+// TakeBaseline records the guarded names below root. held says of a relative
+// path whether the boundary mounts it read-only; nil means that nothing is held.
+func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) (*Baseline, error) {
+	root = filepath.Clean(root)
+	l, err := newLooker(root, guards)
+	if err != nil {
+		return nil, err
+	}
+	defer l.close()
+	seen, err := l.look("")
+	if err != nil {
+		return nil, err
+	}
+	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind}
+	total := 0
+	for _, it := range seen.items {
+		e, err := l.identify(it.path)
+		if fsat.Gone(err) {
+			continue
+		}
+		if err != nil {
+			b.Blind = append(b.Blind, Blind{Name(it.path), err.Error()})
+			continue
+		}
+		l.sum(&e, total < contentTotal)
+		total += len(e.Content)
+		e.Held = held != nil && held(it.path)
+		b.Entries = append(b.Entries, e)
+	}
+	return b, nil
+}
+
+// entry finds a path in the baseline.
+func (b *Baseline) entry(p string) (Entry, bool) {
+	i := sort.Search(len(b.Entries), func(i int) bool { return string(b.Entries[i].Path) >= p })
+	if i < len(b.Entries) && string(b.Entries[i].Path) == p {
+		return b.Entries[i], true
+	}
+	return Entry{}, false
+}
+
+// class is why an entry is looked at, and so how it is judged.
+type class int
+
+const (
+	guarded   class = iota // a name of the plan; only an equal one is harmless
+	gitName                // something called .git that is no directory
+	gitConfig              // config, config.worktree
+	gitHook
+	gitNever // files with no harmless content but none
+	gitCommonDir
+	gitGitDir
+	gitHead
+	gitAlternates
+	gitTodo
+	gitLink // a symlink in a git directory
+)
+
+var classReason = map[class]string{
+	gitName:  "git would take it for its directory",
+	gitHook:  "git runs it",
+	gitNever: "git obeys it",
+	gitLink:  "git would read or write where it leads",
+}
+
+// item is one guarded entry that is there now.
+type item struct {
+	path  string
+	class class
+	guard int    // index of the guard, -1 for git's own files
+	top   string // the guarded directory it was found below; "" for none
+	dir   bool
+	full  bool // a new directory with something in it
+}
+
+type seen struct {
+	items    []item // sorted by path, one per path
+	blind    []Blind
+	vanished int
+}
+
+// looker finds guarded entries.
+type looker struct {
+	fd     int
+	root   string
+	guards []plan.Guard
+	git    bool
+	m      *matcher
+	index  []int // pattern -> guard
+	gitRef int   // the guard that speaks of .git, for reports
+	// base is nil while the baseline itself is taken.
+	base *Baseline
+}
+
+// sweepMatches is the limit of matches in a sweep. It is far over that of a
+// baseline: the inside must not stop a sweep by making many names.
+const sweepMatches = 1_000_000
+
+func (l *looker) limits() Limits {
+	if l.base != nil {
+		return Limits{Matches: sweepMatches}
+	}
+	return Limits{}
+}
+
+const (
+	gitNamePattern = "**/.git"
+	gitLinkPattern = "**/.git/**"
+)
+
+func newLooker(root string, guards []plan.Guard) (*looker, error) {
+	l := &looker{root: root, guards: guards, gitRef: -1}
+	var ps []Pattern
+	for i, g := range guards {
+		// What guards say of .git turns on the judging of git's own files,
+		// which knows more than names.
+		if slices.Contains(strings.Split(g.Pattern, "/"), ".git") {
+			if !l.git {
+				l.gitRef = i
+			}
+			l.git = true
+			continue
+		}
+		ps = append(ps, Pattern{Text: g.Pattern})
+		l.index = append(l.index, i)
+	}
+	if l.git {
+		ps = append(ps, Pattern{Text: gitNamePattern}, Pattern{Text: gitLinkPattern, links: true})
+	}
+	var err error
+	if l.m, err = compile(root, ps, l.git); err != nil {
+		return nil, err
+	}
+	if l.fd, err = fsat.OpenRoot(root); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// follow gives the state in the directory rel, and what its own name means.
+func (l *looker) follow(rel string) (*state, *hit) {
+	st := l.m.start
+	if rel == "" {
+		return st, nil
+	}
+	var h *hit
+	for name := range strings.SplitSeq(rel, "/") {
+		var scratch hit
+		h = st.look([]byte(name), &scratch)
+		st = l.m.below(st, name, h)
+	}
+	return st, h
+}
+
+func (l *looker) close() { fsat.Close(l.fd) }
+
+// look finds what is guarded at rel and below; "" is the whole workspace.
+func (l *looker) look(rel string) (seen, error) {
+	w := walker{matcher: l.m, limits: l.limits()}
+	st, h := l.follow(rel)
+	kind := fsat.Dir
+	if rel != "" {
+		is, err := fsat.StatAt(l.fd, rel)
+		if err != nil {
+			return seen{}, nil // gone, and if not, the whole sweep tells
+		}
+		kind = is.Type
+	}
+	if kind == fsat.Dir {
+		if err := w.walk(l.fd, rel, st); err != nil {
+			return seen{}, err
+		}
+	}
+	if h != nil { // rel itself, which its own directory would have told of
+		for _, p := range h.full {
+			if c := l.m.pats[p]; (!c.links || kind == fsat.Symlink) && (!c.dir || kind == fsat.Dir || kind == fsat.Symlink) {
+				w.res.Matches = append(w.res.Matches, Match{Path: Name(rel), Kind: kindOf(kind), Pattern: p})
+			}
+		}
+		for _, p := range h.linked {
+			if kind == fsat.Symlink {
+				w.res.Matches = append(w.res.Matches, Match{Path: Name(rel), Kind: kindOf(kind), Pattern: p, Link: true})
+			}
+		}
+	}
+	s := &found{looker: l, at: map[string]item{}}
+	s.blind, s.vanished = w.res.Blind, w.res.Vanished
+	gits := w.gits
+	for _, m := range w.res.Matches {
+		p := string(m.Path)
+		switch {
+		case m.Pattern < len(l.index):
+			if err := s.guarded(p, m, l.index[m.Pattern]); err != nil {
+				return seen{}, err
+			}
+		case l.m.names[m.Pattern] == gitNamePattern && m.Kind == host.KindDir:
+			gits = append(gits, p)
+		case l.m.names[m.Pattern] == gitNamePattern:
+			s.add(item{path: p, class: gitName, guard: -1})
+		default:
+			s.add(item{path: p, class: gitLink, guard: -1})
+		}
+	}
+	slices.Sort(gits)
+	for _, g := range slices.Compact(gits) {
+		if g == "." { // the workspace is itself a bare repository
+			g = ""
+		}
+		if err := s.gitDir(g); err != nil {
+			return seen{}, err
+		}
+	}
+	for _, it := range s.at {
+		s.items = append(s.items, it)
+	}
+	slices.SortFunc(s.items, func(a, b item) int { return strings.Compare(a.path, b.path) })
+	return s.seen, nil
+}
+
+type found struct {
+	*looker
+	seen
+	at map[string]item
+}
+
+// add keeps the first class of a path, but a symlink in a git directory is
+// never anything better.
+func (s *found) add(it item) {
+	if s.excepted(it.path) {
+		return
+	}
+	if _, ok := s.at[it.path]; !ok || it.class == gitLink {
+		s.at[it.path] = it
+	}
+}
+
+// below lists every entry below a directory.
+func (s *found) below(dir string, links bool, each func(Match)) error {
+	m, err := compile(s.root, []Pattern{{Text: "**", links: links}}, false)
+	if err != nil {
+		return err
+	}
+	w := walker{matcher: m, limits: s.limits()}
+	if err := w.walk(s.fd, dir, m.start); err != nil {
+		return err
+	}
+	s.blind = append(s.blind, w.res.Blind...)
+	s.vanished += w.res.Vanished
+	for _, m := range w.res.Matches {
+		each(m)
+	}
+	return nil
+}
+
+// excepted: the policy lets the inside write p, whatever guards it.
+func (s *found) excepted(p string) bool {
+	for _, g := range s.guards {
+		for _, e := range g.Except {
+			if within(p, e) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func (s *found) guarded(p string, m Match, guard int) error {
+	it := item{path: p, guard: guard, dir: m.Kind == host.KindDir}
+	if !it.dir || !strings.HasSuffix(s.guards[guard].Pattern, "/") {
+		s.add(it)
+		return nil
+	}
+	list := true
+	if s.base != nil {
+		// What lies in a new directory goes where it goes.
+		old, known := s.base.entry(p)
+		list = known && old.Kind == host.KindDir
+	}
+	err := s.below(p, false, func(b Match) {
+		if list {
+			s.add(item{path: string(b.Path), guard: guard, top: p, dir: b.Kind == host.KindDir})
+		}
+		it.full = it.full || b.Kind != host.KindDir
+	})
+	var many *TooManyError
+	if errors.As(err, &many) {
+		if !list {
+			it.full, err = true, nil
+		}
+		many.Pattern = s.guards[guard].Pattern
+	}
+	s.add(it)
+	return err
+}
+
+// gitFiles are the files of a git directory that make git run, read or write
+// something, with how each is judged.
+var gitFiles = []struct {
+	name  string
+	class class
+}{
+	{"config", gitConfig}, {"config.worktree", gitConfig}, {"commondir", gitCommonDir}, {"gitdir", gitGitDir}, {"HEAD", gitHead},
+	{"info/attributes", gitNever}, {"objects/info/alternates", gitAlternates}, {"objects/info/http-alternates", gitNever},
+	{"rebase-merge/git-rebase-todo", gitTodo}, {"rebase-merge/git-rebase-todo.backup", gitTodo}, {"rebase-merge/strategy", gitNever},
+	{"sequencer/todo", gitTodo},
+}
+
+// gitDirs are its directories of which every entry counts.
+var gitDirs = []struct {
+	name  string
+	class class
+}{
+	{"hooks", gitHook}, {"remotes", gitNever}, {"branches", gitNever},
+}
+
+func (s *found) gitDir(dir string) error {
+	join := func(name string) string {
+		if dir == "" {
+			return name
+		}
+		return dir + "/" + name
+	}
+	worktree := path.Base(path.Dir(dir)) == "worktrees"
+	fd, err := fsat.OpenDir(s.fd, dir)
+	if err != nil {
+		if fsat.Gone(err) {
+			s.vanished++
+		} else {
+			s.blind = append(s.blind, Blind{Name(dot(dir)), err.Error()})
+		}
+		return nil
+	}
+	defer fsat.Close(fd)
+	for _, f := range gitFiles {
+		if (f.class == gitHead || f.class == gitGitDir) && !worktree {
+			continue // an ordinary HEAD is data, an ordinary gitdir is not read
+		}
+		if st, err := fsat.StatAt(fd, f.name); err == nil {
+			s.add(item{path: join(f.name), class: f.class, guard: -1, dir: st.Type == fsat.Dir})
+		} else if !fsat.Gone(err) {
+			s.blind = append(s.blind, Blind{Name(join(f.name)), err.Error()})
+		}
+	}
+	buf := make([]byte, 8<<10)
+	for _, d := range gitDirs {
+		sub, err := fsat.OpenDir(fd, d.name)
+		if err != nil {
+			if st, serr := fsat.StatAt(fd, d.name); serr == nil && st.Type != fsat.Dir {
+				s.add(item{path: join(d.name), class: gitNever, guard: -1})
+			} else if !fsat.Gone(err) {
+				s.blind = append(s.blind, Blind{Name(join(d.name)), err.Error()})
+			}
+			continue
+		}
+		s.add(item{path: join(d.name), class: d.class, guard: -1, top: join(d.name), dir: true})
+		err = fsat.Entries(sub, buf, func(name []byte, t fsat.Type) {
+			s.add(item{path: join(d.name + "/" + string(name)), class: d.class, guard: -1, dir: t == fsat.Dir})
+		})
+		fsat.Close(sub)
+		if err != nil {
+			s.blind = append(s.blind, Blind{Name(join(d.name)), err.Error()})
+		}
+	}
+	if !slices.Contains(strings.Split(dir, "/"), ".git") { // the others are found by gitLinkPattern
+		return s.below(dir, true, func(m Match) { s.add(item{path: string(m.Path), class: gitLink, guard: -1}) })
+	}
+	return nil
+}
+
+// identify takes the identity of the entry itself.
+func (l *looker) identify(p string) (Entry, error) {
+	st, err := fsat.StatAt(l.fd, p)
+	if err != nil {
+		return Entry{}, err
+	}
+	return entryOf(p, st), nil
+}
+
+func entryOf(p string, st fsat.Stat) Entry {
+	return Entry{Path: Name(p), Kind: kindOf(st.Type), Dev: st.Dev, Ino: st.Ino, Born: st.Born, Ctime: st.Ctime, Size: st.Size, Mode: st.Mode}
+}
+
+// sum fills in Sum and, if keep, Content. What can't be read has no sum, and
+// without a sum nothing is equal to it.
+func (l *looker) sum(e *Entry, keep bool) {
+	h := sha256.New()
+	switch e.Kind {
+	case host.KindSymlink:
+		text, err := fsat.Readlink(l.fd, string(e.Path))
+		if err != nil {
+			return
+		}
+		io.WriteString(h, text)
+	case host.KindDir:
+		e.Sum = "dir"
+		return
+	case host.KindFile:
+		f, st, err := fsat.OpenFile(l.fd, string(e.Path))
+		if err != nil {
+			return
+		}
+		defer f.Close()
+		if now := entryOf(string(e.Path), st); now.Ino != e.Ino || now.Dev != e.Dev {
+			return
+		}
+		var content bytes.Buffer
+		n, err := io.Copy(io.MultiWriter(h, &head{&content}), io.LimitReader(f, hashLimit+1))
+		if err != nil || n > hashLimit {
+			return
+		}
+		if keep && n <= contentLimit {
+			e.Content = append([]byte{}, content.Bytes()...)
+		}
+	default:
+		return
+	}
+	e.Sum = hex.EncodeToString(h.Sum(nil))
+}
+
+// head keeps the first contentLimit bytes.
+type head struct{ *bytes.Buffer }
+
+func (h *head) Write(p []byte) (int, error) {
+	h.Buffer.Write(p[:min(len(p), contentLimit-h.Len())])
+	return len(p), nil
+}

@@ -1,0 +1,325 @@
+package workspace
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+
+	"cofferdam/internal/plan"
+)
+
+var guards = []plan.Guard{
+	{Pattern: "**/.git/hooks/", Reason: "git runs it", Rule: 3},
+	{Pattern: "**/.git/config", Reason: "git obeys it", Rule: 3},
+	{Pattern: "**/.claude/", Reason: "the agent obeys it", Rule: 4},
+	{Pattern: "**/.vscode/", Reason: "the editor obeys it"},
+	{Pattern: "**/.mcp.json", Reason: "agents start servers from it"},
+	{Pattern: "**/.envrc", Reason: "direnv runs it"},
+}
+
+type bench struct {
+	t             testing.TB
+	root, session string
+	base          *Baseline
+}
+
+func setUp(t testing.TB, files ...string) *bench {
+	t.Helper()
+	b := &bench{t: t, root: t.TempDir(), session: t.TempDir()}
+	put(t, b.root, files...)
+	return b
+}
+
+func (b *bench) take(held func(string) bool) *bench {
+	b.t.Helper()
+	base, err := TakeBaseline(b.root, guards, held)
+	must(b.t, err)
+	// Every test sweeps from the stored form.
+	text, err := json.Marshal(base)
+	must(b.t, err)
+	b.base = new(Baseline)
+	must(b.t, json.Unmarshal(text, b.base))
+	return b
+}
+
+func (b *bench) sweep() Report {
+	b.t.Helper()
+	r, err := Sweep(b.base, b.session)
+	must(b.t, err)
+	return r
+}
+
+func asides(r Report) []string {
+	var out []string
+	for _, a := range r.SetAside {
+		out = append(out, string(a.Path))
+	}
+	slices.Sort(out)
+	return out
+}
+
+func (b *bench) read(p string) string {
+	data, err := os.ReadFile(filepath.Join(b.root, p))
+	if err != nil {
+		return "<" + err.(*os.PathError).Err.Error() + ">"
+	}
+	return string(data)
+}
+
+func TestSweepNewNames(t *testing.T) {
+	b := setUp(t, "a/.claude/settings.json=old", "src/main.go=").take(nil)
+	put(t, b.root, ".mcp.json=x", "a/.claude/hooks/h.sh=x", "b/.claude/settings.json=x", "deep/1/2/3/.envrc=x", "link/.claude=->/etc",
+		"empty/.vscode/", "src/other.go=", "n\nl/.envrc=x", "\x1b[2J/.envrc=x", "\xff/.envrc=x", strings.Repeat("d", 255)+"/.envrc=x", "it's/.envrc=x")
+	must(t, syscall.Mkfifo(filepath.Join(b.root, "src/.envrc"), 0o600))
+	r := b.sweep()
+	want := []string{".mcp.json", "a/.claude/hooks", "b/.claude", "deep/1/2/3/.envrc", "link/.claude", "src/.envrc", "n\nl/.envrc", "\x1b[2J/.envrc", "\xff/.envrc", strings.Repeat("d", 255) + "/.envrc", "it's/.envrc"}
+	// A directory in a known one is moved by its entries.
+	want[1] = "a/.claude/hooks/h.sh"
+	slices.Sort(want)
+	if got := asides(r); !slices.Equal(got, want) {
+		t.Fatalf("set aside\n%q\nwant\n%q", got, want)
+	}
+	if !r.Clean() || b.read("a/.claude/settings.json") != "old" {
+		t.Errorf("report %+v", r)
+	}
+	for _, a := range r.SetAside {
+		if string(a.To) != filepath.Join(b.session, "set-aside", string(a.Path)) {
+			t.Errorf("to %q", a.To)
+		}
+		if out, err := exec.Command("bash", "-c", a.Undo).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v %s", a.Undo, err, out)
+		}
+		if _, err := os.Lstat(filepath.Join(b.root, string(a.Path))); err != nil {
+			t.Errorf("not restored: %v", err)
+		}
+	}
+	if r = b.sweep(); len(r.SetAside) != len(want) || !r.Clean() {
+		t.Errorf("second sweep: %+v", r)
+	}
+}
+
+func TestSweepTakenName(t *testing.T) {
+	b := setUp(t).take(nil)
+	for i := range 3 {
+		put(t, b.root, fmt.Sprintf(".envrc=%d", i))
+		b.sweep()
+	}
+	put(t, b.root, ".claude=file") // matches no directory pattern
+	for i, f := range []string{"set-aside", "set-aside.2", "set-aside.3"} {
+		got, _ := os.ReadFile(filepath.Join(b.session, f, ".envrc"))
+		if string(got) != fmt.Sprint(i) {
+			t.Errorf("%s: %q", f, got)
+		}
+	}
+}
+
+func TestSweepChanged(t *testing.T) {
+	files := []string{".mcp.json=old", ".envrc=old", "x/.envrc=old", "y/.envrc=old", ".claude/a=old"}
+	b := setUp(t, files...).take(func(p string) bool { return p == "y/.envrc" || p == ".claude" || p == "x/.envrc" })
+	must(t, os.WriteFile(filepath.Join(b.root, ".mcp.json"), []byte("new"), 0o644))       // changed, not held
+	must(t, os.Remove(filepath.Join(b.root, ".envrc")))                                   //
+	put(t, b.root, ".envrc=old")                                                          // replaced by the same bytes
+	must(t, os.WriteFile(filepath.Join(b.root, "y/.envrc"), []byte("person"), 0o644))     // held, same inode
+	put(t, b.root, ".claude/b=person")                                                    // in a held directory
+	put(t, b.root, "x/new=evil")                                                          //
+	must(t, os.Rename(filepath.Join(b.root, "x/new"), filepath.Join(b.root, "x/.envrc"))) // held, but another inode
+	r := b.sweep()
+	if got := asides(r); !slices.Equal(got, []string{".mcp.json", "x/.envrc"}) {
+		t.Fatalf("set aside %q", got)
+	}
+	if len(r.Changed) != 2 || !r.SetAside[0].Restored || b.read(".mcp.json") != "old" || b.read("x/.envrc") != "old" || b.read("y/.envrc") != "person" || b.read(".claude/b") != "person" {
+		t.Errorf("%+v %q", r, b.read(".mcp.json"))
+	}
+	if out, err := exec.Command("bash", "-c", r.SetAside[0].Undo).CombinedOutput(); err != nil || b.read(".mcp.json") != "new" {
+		t.Errorf("undo: %v %s", err, out)
+	}
+}
+
+// A flood of names in a guarded directory must not stop the sweep.
+func TestSweepFlood(t *testing.T) {
+	b := setUp(t).take(nil)
+	dir := filepath.Join(b.root, ".claude")
+	must(t, os.Mkdir(dir, 0o755))
+	for i := range 10_100 {
+		must(t, os.WriteFile(filepath.Join(dir, fmt.Sprint(i)), nil, 0o600))
+	}
+	if r := b.sweep(); !r.Clean() || !slices.Equal(asides(r), []string{".claude"}) {
+		t.Fatalf("%+v", r)
+	}
+}
+
+func tmpfs(t *testing.T, size string) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
+		skip(t, "tmpfs-mount", err)
+	}
+	t.Cleanup(func() { syscall.Unmount(dir, 0) })
+	return dir
+}
+
+// skip says which fact is missing; REQUIRE=fact,... makes it a failure.
+func skip(t *testing.T, fact string, err error) {
+	t.Helper()
+	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), fact) {
+		t.Fatalf("%s is required: %v", fact, err)
+	}
+	t.Skipf("no %s: %v", fact, err)
+}
+
+func TestSweepOtherDisk(t *testing.T) {
+	b := setUp(t, ".envrc=old").take(nil)
+	b.session = tmpfs(t, "1m")
+	put(t, b.root, ".claude/a=1", ".claude/d/b=2", ".claude/l=->/etc/passwd", ".mcp.json=x", "s/.envrc=->/etc/passwd")
+	must(t, os.WriteFile(filepath.Join(b.root, ".envrc"), []byte("new"), 0o644))
+	must(t, syscall.Mkfifo(filepath.Join(b.root, ".claude/fifo"), 0o600))
+	r := b.sweep()
+	if got := asides(r); !r.Clean() || !slices.Equal(got, []string{".claude", ".envrc", ".mcp.json", "s/.envrc"}) {
+		t.Fatalf("%q %+v", got, r)
+	}
+	if left, _ := os.ReadDir(b.root); len(left) != 2 || b.read(".envrc") != "old" {
+		t.Errorf("left %v", left)
+	}
+	got, _ := os.ReadFile(filepath.Join(b.session, "set-aside/.claude/d/b"))
+	if to, _ := os.Readlink(filepath.Join(b.session, "set-aside/.claude/l")); string(got) != "2" || to != "/etc/passwd" {
+		t.Errorf("copy %q %q", got, to)
+	}
+}
+
+func TestSweepFullDisk(t *testing.T) {
+	b := setUp(t, "x/.envrc=old").take(nil)
+	b.session = tmpfs(t, "64k")
+	big := strings.Repeat("x", 200<<10)
+	put(t, b.root, ".mcp.json="+big, ".claude/a=1", ".claude/b="+big)
+	must(t, os.WriteFile(filepath.Join(b.root, "x/.envrc"), []byte(big), 0o644))
+	r := b.sweep()
+	if r.Clean() || len(r.Failed) != 3 || len(r.SetAside) != 0 {
+		t.Fatalf("%+v", r)
+	}
+	for _, p := range []string{".mcp.json", ".claude/b", "x/.envrc"} {
+		if b.read(p) != big {
+			t.Errorf("%s is not what it was", p)
+		}
+	}
+	if b.read(".claude/a") != "1" {
+		t.Error("a file of the directory is gone")
+	}
+	filepath.WalkDir(b.root, func(p string, _ os.DirEntry, _ error) error {
+		if strings.Contains(p, ".cofferdam-") {
+			t.Errorf("litter: %s", p)
+		}
+		return nil
+	})
+}
+
+func TestSessionInsideIsRefused(t *testing.T) {
+	b := setUp(t, "s/").take(nil)
+	link := filepath.Join(t.TempDir(), "l")
+	must(t, os.Symlink(filepath.Join(b.root, "s"), link))
+	for _, s := range []string{filepath.Join(b.root, "s"), b.root, filepath.Join(link, ".")} {
+		if _, err := Sweep(b.base, s); err == nil {
+			t.Errorf("%s: no error", s)
+		}
+	}
+}
+
+// Someone swaps directories for symlinks that lead out, all the time. Nothing
+// outside the workspace may change.
+func TestSweepSwapper(t *testing.T) {
+	n := 2000
+	if testing.Short() {
+		n = 200
+	}
+	b := setUp(t)
+	out := t.TempDir()
+	put(t, out, ".envrc=canary", ".claude/settings.json=canary", "hooks/pre-commit=canary", "config=[core]\nfsmonitor=canary", ".git/hooks/pre-commit=canary", ".git/config=[core]\nfsmonitor=x")
+	b.take(nil)
+	before := tree(t, out)
+	var stop atomic.Bool
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; !stop.Load(); i++ {
+			for _, d := range []string{"a", ".git"} {
+				p := filepath.Join(b.root, d)
+				os.RemoveAll(p)
+				os.MkdirAll(filepath.Join(p, "hooks"), 0o755)
+				os.WriteFile(filepath.Join(p, "hooks/pre-commit"), []byte("x"), 0o755)
+				os.WriteFile(filepath.Join(p, ".envrc"), []byte("x"), 0o644)
+				os.MkdirAll(filepath.Join(p, ".claude"), 0o755)
+				os.WriteFile(filepath.Join(p, ".claude/settings.json"), []byte("x"), 0o644)
+				os.Rename(p, p+".old")
+				os.Symlink(out, p)
+				os.Rename(p, p+".link")
+				os.Rename(p+".old", p)
+				os.RemoveAll(p + ".link")
+			}
+		}
+	}()
+	moved := 0
+	for range n {
+		s, err := newSweeper(b.base, b.session)
+		must(t, err)
+		if _, err := s.round(""); err != nil {
+			t.Fatal(err)
+		}
+		moved += len(s.report.SetAside)
+		s.close()
+		dirs, _ := filepath.Glob(filepath.Join(b.session, "set-aside*"))
+		for _, d := range dirs {
+			os.RemoveAll(d)
+		}
+	}
+	stop.Store(true)
+	<-done
+	if after := tree(t, out); after != before {
+		t.Fatalf("outside changed:\n%s\nto\n%s", before, after)
+	}
+	if moved < n/10 {
+		t.Errorf("only %d entries set aside: the race did not happen", moved)
+	}
+	b.sweep()
+	if _, err := os.Stat(filepath.Join(b.root, ".git/hooks/pre-commit")); err == nil {
+		t.Error("the hook is still there")
+	}
+}
+
+func tree(t *testing.T, root string) string {
+	var sb strings.Builder
+	must(t, filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
+		must(t, err)
+		info, err := d.Info()
+		must(t, err)
+		fmt.Fprintln(&sb, p, info.Mode(), info.ModTime())
+		if d.Type().IsRegular() {
+			data, _ := os.ReadFile(p)
+			fmt.Fprintf(&sb, "%q\n", data)
+		}
+		return nil
+	}))
+	return sb.String()
+}
+
+// Two sweeps of one directory at once: each name goes to one of them.
+func TestSweepTwice(t *testing.T) {
+	b := setUp(t).take(nil)
+	for i := range 300 {
+		put(t, b.root, fmt.Sprintf("d%d/.envrc=x", i))
+	}
+	other := &bench{t: t, root: b.root, session: t.TempDir(), base: b.base}
+	res := make(chan Report)
+	for _, x := range []*bench{b, other} {
+		go func() { r, _ := Sweep(x.base, x.session); res <- r }()
+	}
+	r1, r2 := <-res, <-res
+	if !r1.Clean() || !r2.Clean() || len(r1.SetAside)+len(r2.SetAside) != 300 {
+		t.Fatalf("%d + %d, %v %v", len(r1.SetAside), len(r2.SetAside), r1.Failed, r2.Failed)
+	}
+}
