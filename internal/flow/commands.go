@@ -177,6 +177,9 @@ func Import(_ context.Context, format, file string, c Caller) (*Imported, error)
 	}
 	out := &Imported{Format: kind, Policy: doc}
 	for _, f := range findings {
+		if f.Effect == policy.Carried {
+			continue // the document shows it
+		}
 		out.Warnings = append(out.Warnings, policy.Warning{
 			Text:   string(f.Effect) + ": " + f.Key + ": " + f.Text,
 			Origin: plan.Origin{Layer: "import:" + kind, File: file, Line: f.Line, Key: f.Key},

@@ -27,6 +27,11 @@ func makeHome(p *prepared) error {
 		if err != nil || !st.IsDir() {
 			return fmt.Errorf("the private home %s is not a directory", dir)
 		}
+		if st.Mode().Perm()&0o700 != 0o700 { // chmod(1) inside
+			if err := os.Chmod(dir, 0o700); err != nil {
+				return fmt.Errorf("open the private home: %w", err)
+			}
+		}
 	} else if err != nil {
 		return fmt.Errorf("make the private home: %w", err)
 	}
@@ -51,7 +56,8 @@ func makeHome(p *prepared) error {
 // seedSize bounds a seed; a settings file has kilobytes.
 const seedSize = 8 << 20
 
-// copySeed copies one regular file, once: what the inside has made of it stays.
+// copySeed copies one regular file, once: what the inside has made of it stays. So
+// does whatever it has put in the way: no run shall fail by what another has left.
 func copySeed(from, to *os.Root, name string) error {
 	if _, err := to.Lstat(name); err == nil {
 		return nil
@@ -67,12 +73,12 @@ func copySeed(from, to *os.Root, name string) error {
 	}
 	if dir := path.Dir(name); dir != "." {
 		if err := to.MkdirAll(dir, 0o700); err != nil {
-			return err
+			return nil
 		}
 	}
 	dst, err := to.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
-		return err
+		return nil
 	}
 	_, err = io.Copy(dst, io.LimitReader(src, seedSize))
 	return errors.Join(err, dst.Close())

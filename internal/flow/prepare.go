@@ -40,6 +40,13 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.state = realDir(p.state)
+	if within(p.state, place.workspace) || within(place.workspace, p.state) {
+		return nil, &ForbiddenError{
+			Text: fmt.Sprintf("%s can't be the workspace: cofferdam keeps its records, and what it trusts, in %s", place.workspace, p.state),
+			Hint: "go to the project's directory, or name it with --workspace DIR",
+		}
+	}
 	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
 		return nil, err
 	}
@@ -160,7 +167,33 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 		}
 	}
 	eff, err := policy.Load(src)
-	return eff, policyError(err)
+	if err != nil {
+		return eff, policyError(err)
+	}
+	// Who can write there decides what is trusted, and who can connect to a
+	// session's socket there speaks to its supervisor. A rule for the whole home
+	// does not open it.
+	eff.Paths = append(eff.Paths, policy.PathRule{
+		Access: policy.DenyRead, Pattern: realDir(state), Text: state, Reason: "cofferdam's own records", Optional: true,
+		Origin: plan.Origin{Layer: "built-in", Key: "state directory"},
+	})
+	return eff, nil
+}
+
+// realDir resolves the symlinks of a directory that may not be there yet.
+func realDir(dir string) string {
+	if real, err := filepath.EvalSymlinks(dir); err == nil {
+		return real
+	}
+	if up := filepath.Dir(dir); up != dir {
+		return filepath.Join(realDir(up), filepath.Base(dir))
+	}
+	return dir
+}
+
+// within reports whether p is dir or below it.
+func within(p, dir string) bool {
+	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // policyError puts what is wrong with a policy into the words of this package.
@@ -249,6 +282,8 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		return f, err
 	}
 	f.Found = scan.FoundIn(p.workspace, list)
+	followLinks(&f, p.workspace, eff)
+	followGitConfig(&f, p.workspace, eff)
 	for _, b := range scan.Blind {
 		// What is in there could not be looked at, so nobody inside shall
 		// look either: its owner could open it with chmod(1).
@@ -260,6 +295,29 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		})
 	}
 	return f, nil
+}
+
+// followLinks adds what a found symlink leads to in the workspace: a secret under
+// another name is the same secret, a hook elsewhere is the same hook. Only what lies
+// below the workspace: more is not the inside's to read, and less would let a link
+// that an earlier run has made take the whole workspace away. And only what makes
+// stricter: an example that is a link to a secret must not open it.
+func followLinks(f *host.Facts, workspace string, eff *policy.Effective) {
+	opens := map[string]bool{}
+	for _, r := range eff.Paths {
+		if r.Access == policy.AllowRead || r.Access == policy.AllowWrite {
+			opens[r.Pattern] = true
+		}
+	}
+	for _, m := range f.Found {
+		if m.Kind != host.KindSymlink || opens[m.Pattern] {
+			continue
+		}
+		fact := probe.Paths([]string{m.Path})[m.Path]
+		if within(fact.Real, workspace) && !within(m.Path, fact.Real) && (fact.RealKind == host.KindFile || fact.RealKind == host.KindDir) {
+			f.Found = append(f.Found, host.Found{Path: fact.Real, Kind: fact.RealKind, Pattern: m.Pattern})
+		}
+	}
 }
 
 // findProgram looks the command up the way a shell does.

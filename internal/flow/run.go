@@ -52,7 +52,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	if gaps := p.plan.RequiredGaps(); len(gaps) > 0 {
 		return 0, &RefusedError{Boundary: p.plan.Boundary, Gaps: gaps, Rules: p.plan.Rules}
 	}
-	tell(c, o, p.policy.Warnings)
+	tell(c, p.policy.Warnings, p.plan)
 	b, err := boundaryFor(p)
 	if err != nil {
 		return 0, err
@@ -357,15 +357,32 @@ func streamsOf(c Caller, o Options) boundary.Streams {
 	return s
 }
 
-// tell prints the warnings before the start.
-func tell(c Caller, o Options, warnings []policy.Warning) {
-	for _, w := range warnings {
-		fmt.Fprintf(c.Err, "cofferdam: %s\n", report.Quote(w.Text))
-		if at := Place(w.Origin); at != "" {
+// tell prints, before the start, what the person should know: warnings, and what
+// was allowed and can't be given.
+func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
+	say := func(text, at, hint string) {
+		fmt.Fprintf(c.Err, "cofferdam: %s\n", report.Quote(text))
+		if at != "" {
 			fmt.Fprintf(c.Err, "  at: %s\n", report.Quote(at))
 		}
-		if w.Hint != "" {
-			fmt.Fprintf(c.Err, "  hint: %s\n", report.Quote(w.Hint))
+		if hint != "" {
+			fmt.Fprintf(c.Err, "  hint: %s\n", report.Quote(hint))
+		}
+	}
+	for _, w := range warnings {
+		say(w.Text, Place(w.Origin), w.Hint)
+	}
+	network := false
+	for _, r := range p.Rules {
+		switch {
+		case r.Status != plan.Impossible:
+		case r.Mechanism == "net-namespace":
+			if !network {
+				network = true
+				say("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
+			}
+		default:
+			say(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
 		}
 	}
 }

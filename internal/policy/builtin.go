@@ -14,7 +14,10 @@ func builtinOrigin(key string) plan.Origin { return plan.Origin{Layer: builtinLa
 // systemDirs are read by every program. What is secret in them is taken out below.
 var systemDirs = []string{
 	"/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/etc", "/opt", "/nix/store",
-	"/var/lib/dpkg", "/var/lib/ca-certificates", "/var/lib/ca-certificates-java", "/run/systemd/resolve",
+	"/var/lib/dpkg", "/var/lib/ca-certificates", "/var/lib/ca-certificates-java",
+	// What /etc/resolv.conf leads to. Not the directory: the resolver's socket in
+	// it answers whoever connects, and a name to resolve carries data out.
+	"/run/systemd/resolve/resolv.conf", "/run/systemd/resolve/stub-resolv.conf",
 }
 
 // systemSecrets are below systemDirs.
@@ -45,7 +48,8 @@ var homeReadable = []string{"~/.gitconfig", "~/.config/git/config", "~/.config/g
 // one is one line or flag: filesystem.allowRead ["./.env"], --allow-read .env.
 var workspaceSecrets = []struct{ pattern, reason string }{
 	{"**/.env", "holds the secrets of a deployment"},
-	{"**/.env.*", "holds the secrets of a deployment"},
+	{"**/.env.*", "holds the secrets of a deployment"}, {"**/.env-*", "holds the secrets of a deployment"},
+	{"**/.env~", "a copy of secrets"}, {"**/*.env", "holds the secrets of a deployment"},
 	{"**/id_rsa", "a private key"}, {"**/id_ed25519", "a private key"}, {"**/id_ecdsa", "a private key"}, {"**/id_dsa", "a private key"},
 	{"**/*.key", "a private key"}, {"**/*.p12", "a private key"}, {"**/*.pfx", "a private key"}, {"**/*-key.pem", "a private key"},
 	{"**/key.pem", "a private key"}, {"**/privkey.pem", "a private key"}, {"**/*.keystore", "a private key"}, {"**/*.jks", "a private key"},
@@ -56,7 +60,7 @@ var workspaceSecrets = []struct{ pattern, reason string }{
 
 // workspaceExamples look like secrets and are documentation.
 var workspaceExamples = []string{
-	"**/.env.example", "**/.env.sample", "**/.env.template", "**/.env.dist", "**/.env.defaults", "**/.env.schema", "**/.env.test.example",
+	"**/.env.example", "**/example.env", "**/sample.env", "**/.env-example", "**/.env-sample", "**/.env.sample", "**/.env.template", "**/.env.dist", "**/.env.defaults", "**/.env.schema", "**/.env.test.example",
 	"**/.env.*.example", "**/.env.*.sample", "**/.env.*.template",
 }
 
@@ -97,6 +101,7 @@ var guarded = []struct{ pattern, reason string }{
 	{"**/.devcontainer/", "its initializeCommand runs on your machine"},
 	{"**/.devcontainer.json", "its initializeCommand runs on your machine"},
 	{"**/.envrc", "direnv runs it when you enter the directory"},
+	{"**/.husky/", "git runs them at the next commit, if husky is set up"},
 	{"**/.cofferdam/", "it is the project's policy"},
 	{".bashrc", "a shell runs it"}, {".bash_profile", "a shell runs it"}, {".profile", "a shell runs it"},
 	{".zshrc", "a shell runs it"}, {".zshenv", "a shell runs it"}, {".zprofile", "a shell runs it"}, {".gitconfig", "git obeys it"},
@@ -107,7 +112,8 @@ var guarded = []struct{ pattern, reason string }{
 // language, the time zone, and where programs are. Nothing that holds secrets.
 var environment = []string{
 	"PATH", "TERM", "COLORTERM", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE",
-	"LANG", "LANGUAGE", "LC_*", "TZ", "SHELL", "EDITOR", "VISUAL", "PAGER", "COLUMNS", "LINES", "CI", "SOURCE_DATE_EPOCH",
+	"LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "LC_COLLATE", "LC_MESSAGES", "LC_MONETARY", "LC_NUMERIC", "LC_TIME",
+	"LC_PAPER", "LC_NAME", "LC_ADDRESS", "LC_TELEPHONE", "LC_MEASUREMENT", "LC_IDENTIFICATION", "TZ", "SHELL", "EDITOR", "VISUAL", "PAGER", "COLUMNS", "LINES", "CI", "SOURCE_DATE_EPOCH",
 }
 
 // ceilings keep a fork bomb or a memory hog from hurting the host; they are far

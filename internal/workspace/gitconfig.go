@@ -150,8 +150,13 @@ func (p *configParser) value() (string, error) {
 	p.in = strings.TrimLeft(p.in, " \t")
 	var b strings.Builder
 	keep := 0 // length up to which trailing white space is part of the value
-	quoted := false
+	quoted, tab := false, false
 	for i := 0; ; i++ {
+		if tab && b.Len() == keep {
+			// A tab between two words is a space for git before 2.45 and a tab
+			// since: the same text names two paths.
+			return "", fmt.Errorf("%w: tab in a value", errConfig)
+		}
 		if i == len(p.in) || p.in[i] == '\n' {
 			if quoted {
 				return "", fmt.Errorf("%w: open quote", errConfig)
@@ -190,6 +195,7 @@ func (p *configParser) value() (string, error) {
 			// Blanks before the first byte are dropped, wherever they stand.
 		default:
 			b.WriteByte(c)
+			tab = tab || !quoted && c == '\t'
 			if quoted || c != ' ' && c != '\t' {
 				keep = b.Len()
 			}

@@ -38,6 +38,8 @@ func TestVetConfig(t *testing.T) {
 		{"[branch \"m\"]\nremote = .\n", true},
 		{"[core]\nworktree = ../../../sub\n", false},
 		{"[core]\nworktree = ../sub\n", true},
+		{"[core]\nworktree = ../a\tb\n", false},
+		{"[core]\nworktree = ../a b\t# c\n", true},
 		{"[core]\nfsmonitor = x\n", false},
 		{"[CORE] FSMonitor=x\n", false},
 		{"[core]\\\nfsmonitor=x\n", false},

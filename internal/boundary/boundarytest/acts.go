@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // act is one thing that code inside may or may not do. do returns nil when it
@@ -86,6 +87,25 @@ func refusedCall(nr uintptr, args ...uintptr) func(*World) error {
 	}
 }
 
+// exchange swaps two names at once (RENAME_EXCHANGE).
+func exchange(a, b string) error {
+	const cwd, swap = -100, 2
+	from, err := syscall.BytePtrFromString(a)
+	if err != nil {
+		return err
+	}
+	to, err := syscall.BytePtrFromString(b)
+	if err != nil {
+		return err
+	}
+	at := cwd
+	_, _, e := syscall.Syscall6(renameat2, uintptr(at), uintptr(unsafe.Pointer(from)), uintptr(at), uintptr(unsafe.Pointer(to)), swap, 0)
+	if e != 0 {
+		return e
+	}
+	return nil
+}
+
 var acts = []act{
 	// Files.
 	{name: "read a key in the home", do: reads(at(home, "/.ssh/id_ed25519"))},
@@ -111,6 +131,41 @@ var acts = []act{
 		}
 		defer os.Rename(w.Workspace+"/env2", w.Workspace+"/.env")
 		return reads(at(workspace, "/env2"))(w)
+	}},
+	{name: "exchange a masked file with another", do: func(w *World) error {
+		swap := func() error {
+			return exchange(w.Workspace+"/.env", w.Workspace+"/plain")
+		}
+		if err := swap(); err != nil {
+			return err
+		}
+		defer swap()
+		return reads(at(workspace, "/plain"))(w)
+	}},
+	{name: "read a masked file by a path descriptor", do: func(w *World) error {
+		const oPath = 0x200000 // O_PATH, which package syscall does not have
+		fd, err := syscall.Open(w.Workspace+"/.env", oPath|syscall.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer syscall.Close(fd)
+		return reads(func(*World) string { return fmt.Sprintf("/proc/self/fd/%d", fd) })(w)
+	}},
+	{name: "give a protected file a second name", do: func(w *World) error {
+		second := w.Workspace + "/.git/config2"
+		if err := os.Link(w.Workspace+"/.git/config", second); err != nil {
+			return err
+		}
+		defer os.Remove(second)
+		return writes(func(*World) string { return second })(w)
+	}},
+	{name: "open a readable file anew for writing", do: func(w *World) error {
+		f, err := os.Open(w.ReadOnly + "/file")
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		return writes(func(*World) string { return fmt.Sprintf("/proc/self/fd/%d", f.Fd()) })(w)
 	}},
 	{name: "make a file outside", do: writes(at(outside, "/new"))},
 	{name: "append to a file outside", do: writes(at(outside, "/file"))},

@@ -1,3 +1,6 @@
 package boundarytest
 
-const nameToHandleAt = 303
+const (
+	nameToHandleAt = 303
+	renameat2      = 316
+)

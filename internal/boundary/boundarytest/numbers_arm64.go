@@ -1,3 +1,6 @@
 package boundarytest
 
-const nameToHandleAt = 264
+const (
+	nameToHandleAt = 264
+	renameat2      = 276
+)

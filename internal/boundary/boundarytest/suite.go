@@ -21,6 +21,7 @@ func Run(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 	t.Run("status", func(t *testing.T) { runStatus(t, b, adapt) })
 	t.Run("daemons die", func(t *testing.T) { runDaemons(t, b, adapt) })
 	t.Run("streams", func(t *testing.T) { runStreams(t, b, adapt) })
+	t.Run("directory as stream", func(t *testing.T) { runDirectoryStream(t, b, adapt) })
 	t.Run("terminal", func(t *testing.T) { runTerminal(t, b, adapt) })
 	t.Run("enoent", func(t *testing.T) { runNoProgram(t, b, adapt) })
 }
@@ -208,6 +209,38 @@ func runStreams(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 	}
 	if e.String() != "err\n" {
 		t.Errorf("error output %q", e.String())
+	}
+}
+
+// runDirectoryStream: a directory is no stream. Through one the inside would open
+// whatever lies around it on the host, which the control shows.
+func runDirectoryStream(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
+	w := New(t)
+	const script = "cat /proc/self/fd/0/file"
+	dir, err := os.Open(w.Outside)
+	check(t, err)
+	defer dir.Close()
+	control := exec.Command("sh", "-c", script)
+	control.Stdin = dir
+	if out, err := control.Output(); err != nil || string(out) != w.Secret {
+		t.Errorf("control: %q %v", out, err)
+	}
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	check(t, err)
+	defer null.Close()
+	for i := range 3 {
+		s := boundary.Streams{In: null, Out: null, Err: null}
+		*[]**os.File{&s.In, &s.Out, &s.Err}[i] = dir
+		p := shell(w, script)
+		adapt(p)
+		run, err := b.Start(context.Background(), p, s, nil)
+		if err == nil {
+			_, _ = run.Wait()
+		}
+		var e *boundary.SetupError
+		if !errors.As(err, &e) {
+			t.Errorf("stream %d: %v", i, err)
+		}
 	}
 }
 

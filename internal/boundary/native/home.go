@@ -90,6 +90,12 @@ func makePoint(root *os.Root, rel string, dir bool) error {
 		for try := 0; ; try++ {
 			st, err := root.Lstat(name)
 			if err == nil && (wantDir && st.IsDir() || !wantDir && st.Mode().IsRegular()) {
+				if wantDir && st.Mode().Perm()&0o700 != 0o700 {
+					// Closed by an earlier run; it belongs to the same user.
+					if err := root.Chmod(name, st.Mode().Perm()|0o700); err != nil {
+						return err
+					}
+				}
 				break
 			}
 			if try > 2 {

@@ -173,6 +173,9 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	fd.channel = pair[0]
 	theirs, mine = append(theirs, pair[0]), append(mine, pair[1])
 	if !s.Terminal {
+		if err := noDirectory(s); err != nil {
+			return err
+		}
 		fd.in, fd.out, fd.err = int(s.In.Fd()), int(s.Out.Fd()), int(s.Err.Fd())
 	}
 
@@ -224,6 +227,21 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	if result != nil {
 		r.abandon()
 		return result
+	}
+	return nil
+}
+
+// noDirectory refuses a directory as a standard stream: through it all of the
+// host's files can be opened ("/proc/self/fd/0/..", openat(2)), whatever is mounted.
+func noDirectory(s boundary.Streams) error {
+	for i, f := range []*os.File{s.In, s.Out, s.Err} {
+		if st, err := f.Stat(); err != nil || !st.IsDir() {
+			continue
+		}
+		return &boundary.SetupError{
+			Stage: "descriptors", Op: "pass standard " + [...]string{"input", "output", "error"}[i], Errno: syscall.EISDIR,
+			Remedy: "redirect it to a file, or to /dev/null: through a directory everything outside can be opened",
+		}
 	}
 	return nil
 }

@@ -35,16 +35,19 @@ var resources = []struct {
 	{"file-size", "bytes", FSize, "RLIMIT_FSIZE"},
 }
 
-// Rlimits returns what the plan holds by "rlimit", and always RLIMIT_CORE=0:
-// a core file would carry the memory of a process to disk, or to a handler
-// outside. Soft equals hard, so that nothing inside can raise it. hard is our
+// Rlimits returns what the plan holds by "rlimit", and always RLIMIT_CORE=1: a
+// core file would carry the memory of a process to disk, or to a handler outside.
+// One byte is too little for a file, and the one value that also keeps the kernel
+// from starting the handler of core_pattern (core(5), do_coredump): with 0 that
+// runs, as root and outside, on what the inside chose to crash. Soft equals hard, so that nothing inside can raise it. hard is our
 // own hard limit of a resource: without CAP_SYS_RESOURCE it can only be
 // lowered, and a lower one is stricter than asked.
 //
 // RLIMIT_NPROC counts the tasks of the user in the user namespace and is not
 // looked at for root; the plan says which mechanism holds.
 func Rlimits(p []plan.Limit, hard func(resource int) uint64) ([]Rlimit, error) {
-	out := []Rlimit{{Resource: Core, Name: "RLIMIT_CORE"}}
+	one := min(1, hard(Core))
+	out := []Rlimit{{Resource: Core, Name: "RLIMIT_CORE", Soft: one, Hard: one}}
 	for _, l := range p {
 		if l.Mechanism != "rlimit" {
 			continue

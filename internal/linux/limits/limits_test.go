@@ -21,7 +21,7 @@ func TestRlimits(t *testing.T) {
 		{Name: "open-files", Value: 10000, Unit: "count", Mechanism: "rlimit", Rule: 5},
 	}, hard)
 	want := []Rlimit{
-		{Core, "RLIMIT_CORE", 0, 0, 0},
+		{Core, "RLIMIT_CORE", 1, 1, 0},
 		{NProc, "RLIMIT_NPROC", 300, 300, 4},
 		{NoFile, "RLIMIT_NOFILE", 4096, 4096, 5},
 	}

@@ -228,7 +228,7 @@ func (c *compiler) rules() {
 			st.Note = fmt.Sprintf("%d found at the start", len(matches[r.Pattern]))
 			if deny {
 				st.Status = plan.Coarse
-				st.Note += "; names that appear later are the inside's own and are not covered"
+				st.Note += "; a name that appears later is not covered, whoever makes it"
 			}
 		case r.Pattern == "/":
 			for _, name := range f.RootEntries {
@@ -242,10 +242,15 @@ func (c *compiler) rules() {
 				fact.Kind = host.KindUnknown
 			}
 			add(r, id, false, r.Pattern)
-			if fact.Real != "" && fact.Real != r.Pattern {
+			led := fact.Real != "" && fact.Real != r.Pattern
+			planted := led && !deny && c.plantable(r.Pattern, fact.Real)
+			if led && !planted {
 				add(r, id, false, fact.Real)
 			}
 			switch {
+			case planted:
+				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
+				st.Status = plan.Impossible
 			case fact.Kind == host.KindAbsent && deny:
 				st.Note = "nothing is there now"
 				st.Status = plan.Coarse
@@ -271,6 +276,21 @@ func (c *compiler) rules() {
 			add(r, id, true, m)
 		}
 	}
+}
+
+// plantable reports whether a symlink on the way of p may be the work of the
+// inside: p lies in what a rule lets it write, and real, where p leads, does not.
+// To follow it would open what an earlier run has chosen.
+func (c *compiler) plantable(p, real string) bool {
+	for _, r := range c.in.Policy.Paths {
+		if r.Access != policy.AllowWrite || r.Glob || r.Pattern == p || !covers(r.Pattern, p) || covers(r.Pattern, real) {
+			continue
+		}
+		if f := c.in.Facts.Paths[r.Pattern]; f.Real == "" || !covers(f.Real, real) {
+			return true
+		}
+	}
+	return false
 }
 
 // ownRoots are the names in "/" that the inside has of its own, whatever the
@@ -389,6 +409,7 @@ func (c *compiler) tree() {
 		switch {
 		case s.pin != 0:
 			if base := c.on(s.path); base != nil && base.Write {
+				c.pinAbove(s.path, s.pin)
 				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
 			}
 		case s.own != nil:
@@ -569,7 +590,13 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	if base.Kind == plan.Pin && !base.Write {
 		return
 	}
-	root := base.Target
+	c.pinAbove(p, rule)
+	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
+}
+
+// pinAbove pins each directory between p and the mount that p lies on.
+func (c *compiler) pinAbove(p string, rule int) {
+	root := c.on(p).Target
 	var pins []string
 	for d := path.Dir(p); d != root && len(d) > len(root); d = path.Dir(d) {
 		pins = append(pins, d)
@@ -578,7 +605,6 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	for _, d := range pins {
 		c.mount(plan.Mount{Kind: plan.Pin, Target: d, Write: true, Directory: true, Rule: rule})
 	}
-	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
 }
 
 // guards lists what the supervisor has to watch for.

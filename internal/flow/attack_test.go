@@ -1,0 +1,161 @@
+package flow
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+)
+
+// hostile is a caller with a home and a workspace in it, both real paths.
+func hostile(t *testing.T) (c Caller, home, workspace string) {
+	t.Helper()
+	home, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	workspace = home + "/p"
+	if err := os.Mkdir(workspace, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	return Caller{Dir: workspace, Environ: []string{"HOME=" + home, "PATH=/usr/bin:/bin"}}, home, workspace
+}
+
+// Nobody works where cofferdam keeps what it trusts, nor above or below it.
+func TestStateDirectoryIsNoWorkspace(t *testing.T) {
+	c, home, workspace := hostile(t)
+	state := home + "/.local/state/cofferdam"
+	if err := os.MkdirAll(state+"/homes", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for dir, good := range map[string]bool{workspace: true, home + "/.local": false, state: false, state + "/homes": false} {
+		t.Chdir(dir)
+		c.Dir = dir
+		p, err := prepare(Options{Command: []string{"true"}}, c)
+		if (err == nil) != good {
+			t.Errorf("%s: %v", dir, err)
+		}
+		if err == nil && !slices.ContainsFunc(p.policy.Paths, func(r policy.PathRule) bool { return r.Access == policy.DenyRead && r.Pattern == state }) {
+			t.Error("no rule hides the state directory")
+		}
+	}
+}
+
+// A secret that is a symlink hides what it leads to; an example that is one opens
+// nothing.
+func TestLinksOfSecretsAreFollowed(t *testing.T) {
+	_, _, workspace := hostile(t)
+	for name, text := range map[string]string{"conf/prod": "", ".env.example": "conf/prod", ".env": "conf/prod", "a.key": "/etc/hostname", "b.key": ".", "c.key": "nothing"} {
+		full := filepath.Join(workspace, name)
+		if err := os.MkdirAll(filepath.Dir(full), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		var err error
+		if text == "" {
+			err = os.WriteFile(full, []byte("secret"), 0o600)
+		} else {
+			err = os.Symlink(text, full)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	eff := &policy.Effective{Paths: []policy.PathRule{
+		{Access: policy.DenyRead, Pattern: workspace + "/**/.env", Glob: true}, {Access: policy.DenyRead, Pattern: workspace + "/**/*.key", Glob: true},
+		{Access: policy.AllowRead, Pattern: workspace + "/**/.env.example", Glob: true},
+	}}
+	f, err := gather(place{workspace: workspace, dir: workspace}, eff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, m := range f.Found {
+		if m.Kind != host.KindSymlink {
+			got = append(got, m.Pattern+" "+m.Path)
+		}
+	}
+	if want := []string{workspace + "/**/.env " + workspace + "/conf/prod"}; !slices.Equal(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What an earlier run has left in the private home does not keep the next one from
+// starting, and leads nothing out of it.
+func TestHostilePrivateHome(t *testing.T) {
+	for name, plant := range map[string]func(dir, outside string) error{
+		"link":        func(dir, outside string) error { return os.Symlink(outside, dir+"/.tool") },
+		"file":        func(dir, _ string) error { return os.WriteFile(dir+"/.tool", nil, 0o600) },
+		"closed":      func(dir, _ string) error { return os.Mkdir(dir+"/.tool", 0) },
+		"closed home": func(dir, _ string) error { return os.Chmod(dir, 0) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, home, _ := hostile(t)
+			private, outside := home+"/private", t.TempDir()
+			p := &prepared{policy: &policy.Effective{Seeds: []policy.Seed{{Path: ".tool/settings"}}}, facts: host.Facts{Home: home}}
+			p.plan = &plan.Plan{PrivateHome: private}
+			for _, dir := range []string{private, home + "/.tool"} {
+				if err := os.Mkdir(dir, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := os.WriteFile(home+"/.tool/settings", []byte("seed"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := plant(private, outside); err != nil {
+				t.Fatal(err)
+			}
+			if err := makeHome(p); err != nil {
+				t.Error(err)
+			}
+			if left, err := os.ReadDir(outside); err != nil || len(left) != 0 {
+				t.Errorf("outside: %v %v", left, err)
+			}
+			_ = os.Chmod(private+"/.tool", 0o700)
+		})
+	}
+}
+
+// What a repository has git obey elsewhere in the workspace is guarded there, be it
+// there already or not.
+func TestGitConfigIsFollowed(t *testing.T) {
+	_, _, ws := hostile(t)
+	for name, text := range map[string]string{
+		".git/config": "[core]\n\thooksPath = .husky\n[include]\n\tpath = ../shared\n\tpath = ../absent\n\tpath = /etc/gitconfig\n",
+		"shared":      "[includeIf \"gitdir:x/\"]\n\tpath = more\n", "more": "", ".husky/pre-commit": "",
+		"a/.git/config": "[core]\n\thooksPath = .\n", "b/.git/config": "[core]\n\thooksPath = ..\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(ws+"/"+name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(ws+"/"+name, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eff := &policy.Effective{Guards: []policy.GuardRule{{Pattern: "**/.git/config"}}}
+	f, err := gather(place{workspace: ws, dir: ws}, eff)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var guards, found []string
+	for _, g := range eff.Guards[1:] {
+		guards = append(guards, g.Pattern)
+	}
+	for _, m := range f.Found {
+		if m.Pattern != "**/.git/config" {
+			found = append(found, strings.TrimPrefix(m.Path, ws+"/")+" "+m.Kind)
+		}
+	}
+	slices.Sort(guards)
+	slices.Sort(found)
+	if want := []string{".husky/", "a/", "absent", "more", "shared"}; !slices.Equal(guards, want) {
+		t.Errorf("guards %q, want %q", guards, want)
+	}
+	if want := []string{".husky dir", "a dir", "more file", "shared file"}; !slices.Equal(found, want) {
+		t.Errorf("found %q, want %q", found, want)
+	}
+}
