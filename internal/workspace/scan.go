@@ -80,6 +80,9 @@ func Scan(root string, patterns []Pattern, limits Limits) (Result, error) {
 	}
 	defer fsat.Close(fd)
 	w := walker{matcher: m, limits: limits}
+	for _, p := range m.rootOf {
+		w.res.Matches = append(w.res.Matches, Match{Path: ".", Kind: host.KindDir, Pattern: p})
+	}
 	if err := w.walk(fd, "", m.start); err != nil {
 		return Result{}, err
 	}
