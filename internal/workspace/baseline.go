@@ -277,6 +277,13 @@ func (l *looker) look(rel string) (seen, error) {
 			s.add(item{path: p, class: gitLink, guard: -1})
 		}
 	}
+	for _, g := range gits {
+		// A worktree's commondir makes a repository of the directory two
+		// levels up, whether or not it has the HEAD of one.
+		if up := path.Dir(g); path.Base(up) == "worktrees" {
+			gits = append(gits, path.Dir(up))
+		}
+	}
 	slices.Sort(gits)
 	for _, g := range slices.Compact(gits) {
 		if g == "." { // the workspace is itself a bare repository

@@ -107,6 +107,7 @@ var attacks = []struct{ name, plant, dir, act string }{
 	{"FS-37 worktree pointer", `git worktree add -q w; cp -r .git evil; printf '[core]\nfsmonitor = %s\n' $P >> evil/config; echo "gitdir: $ROOT/evil" > w/.git`, "w", hostActs},
 	{"FS-37 worktree commondir", `git worktree add -q w; cp -r .git evil; printf '[core]\nfsmonitor = %s\n' $P >> evil/config; echo ../../../evil > .git/worktrees/w/commondir`, "w", hostActs},
 	{"FS-37 worktree config", `git worktree add -q w; git config extensions.worktreeConfig true; printf '[core]\nfsmonitor = %s\n' $P > .git/worktrees/w/config.worktree`, "w", hostActs},
+	{"FS-37 worktree of a directory without HEAD", `d=.git/modules; mkdir -p $d/objects $d/refs $d/worktrees/x w; git rev-parse HEAD > $d/worktrees/x/HEAD; echo ../.. > $d/worktrees/x/commondir; printf '[core]\nrepositoryformatversion = 0\nfsmonitor = %s\n' $P > $d/config; echo "gitdir: $ROOT/$d/worktrees/x" > w/.git`, "w", hostActs},
 	{"FS-38 attributes", `git config filter.x.clean $P; echo '*.txt filter=x' > .git/info/attributes`, "", hostActs},
 	{"rebase todo", `echo 2 > 2; git add 2; git commit -qm 2; GIT_SEQUENCE_EDITOR="sed -i s/^pick/edit/" git rebase -i HEAD~1 >/dev/null 2>&1; echo "exec $P" >> .git/rebase-merge/git-rebase-todo`, "", `git rebase --continue`},
 }
