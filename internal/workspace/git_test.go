@@ -29,7 +29,7 @@ func newGitBox(t *testing.T) *gitBox {
 	g := &gitBox{bench: setUp(t), home: t.TempDir()}
 	g.marker = filepath.Join(g.home, "marker")
 	g.payload = filepath.Join(g.home, "payload")
-	must(t, os.WriteFile(g.payload, []byte("#!/bin/sh\n: > "+g.marker+"\ncat 2>/dev/null\nexit 0\n"), 0o755))
+	must(t, os.WriteFile(g.payload, []byte("#!/bin/sh\n: > "+g.marker+"\ntimeout 1 cat 2>/dev/null\nexit 0\n"), 0o755))
 	must(t, os.WriteFile(filepath.Join(g.home, ".gitconfig"), []byte("[user]\nname = a\nemail = a@x.test\n[init]\ndefaultBranch = main\n"), 0o644))
 	template.Do(func() {
 		g.must("", `echo one > file.txt; mkdir other; : > other/x; git init -q; git add file.txt; git commit -qm one`)
