@@ -186,7 +186,7 @@ func fakeSession() {
 		}
 		cmd := exec.Command(os.Args[2], os.Args[3:]...)
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
-		err = cmd.Run()
+		_ = cmd.Run()
 		srv.Close()
 		fmt.Println("status", cmd.ProcessState.ExitCode())
 	}

@@ -80,6 +80,8 @@ func describe(err error) message {
 		state     *session.Error
 		missing   *session.NotFoundError
 		ambiguous *session.AmbiguousError
+		control   *session.ControlError
+		name      *session.NameError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -141,6 +143,10 @@ func describe(err error) message {
 		}
 	case errors.As(err, &state):
 		hint(state.Hint)
+	case errors.As(err, &name):
+		hint("choose another --name; cofferdam ps lists what is running")
+	case errors.As(err, &control):
+		hint("cofferdam ps lists what is running")
 	case errors.As(err, &missing):
 		for _, i := range missing.Live {
 			hint("running: " + sessionLine(i))

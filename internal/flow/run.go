@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -66,29 +68,60 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	// the boundary goes up; the command waits for them.
 	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
 	defer r.close()
+	// From here on something has to be put in order before we may end: a
+	// signal waits until somebody can see to that.
+	streams := streamsOf(c, o)
+	signals, stop := supervise.Subscribe(streams.Terminal)
+	defer stop()
 	var openErr error
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
 		openErr = r.open(ctx)
 	}()
-	streams := streamsOf(c, o)
-	streams.Ready = func() error { <-opened; return openErr }
+	interrupted := syscall.Signal(0)
+	streams.Ready = func() error {
+		if <-opened; openErr != nil {
+			return openErr
+		}
+		if interrupted = pending(signals); interrupted != 0 {
+			return fmt.Errorf("ended by signal %d before the command ran", interrupted)
+		}
+		return nil
+	}
 	running, err := b.Start(ctx, p.plan, streams, r.denied)
 	if err != nil {
 		<-opened
-		return 0, r.failed(err)
+		if err = r.failed(err); interrupted != 0 {
+			return 128 + int(interrupted), nil
+		}
+		return 0, err
 	}
 	if err := r.attend(running); err != nil {
 		_ = running.Kill()
 		_, _ = running.Wait()
 		return 0, r.failed(err)
 	}
-	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit})
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered, Signals: signals})
 	if err != nil {
 		return 0, r.failed(err)
 	}
 	return r.finish(result)
+}
+
+// pending is a signal that has come and asks us to end; 0 for none.
+func pending(signals <-chan os.Signal) syscall.Signal {
+	for {
+		select {
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+				return sig.(syscall.Signal)
+			}
+		default:
+			return 0
+		}
+	}
 }
 
 // run is what a live run has open.
@@ -103,6 +136,10 @@ type run struct {
 	baseline *workspace.Baseline
 	watcher  *workspace.Watcher
 	server   *session.Server
+	guests   struct {
+		sync.Mutex
+		pids []int
+	}
 }
 
 // open makes the session's folder and writes down what is about to start, and
@@ -147,6 +184,7 @@ func (r *run) attend(running boundary.Running) error {
 	var err error
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
+		r.entrance(peer.PID)
 		if err == nil {
 			err = r.recorder.write(event.Event{Kind: event.Entered, PID: peer.PID, Detail: fmt.Sprintf("%q", command)})
 		}
@@ -162,6 +200,19 @@ func (r *run) denied(d boundary.Denial) {
 		e.Rule, e.Origin, e.Access = rule.Text, Place(rule.Origin), "read"
 	}
 	r.recorder.add(e)
+}
+
+// entrance remembers the process that brings a command in; entered lists them.
+func (r *run) entrance(pid int) {
+	r.guests.Lock()
+	defer r.guests.Unlock()
+	r.guests.pids = append(r.guests.pids, pid)
+}
+
+func (r *run) entered() []int {
+	r.guests.Lock()
+	defer r.guests.Unlock()
+	return slices.Clone(r.guests.pids)
 }
 
 func (r *run) limitHit(h supervise.Hit) {

@@ -386,11 +386,9 @@ func TestControl(t *testing.T) {
 func TestPrune(t *testing.T) {
 	s, _ := testStore(t)
 	live := mustCreate(t, s, "")
-	var dead []string
 	for range 3 {
 		x := mustCreate(t, s, "")
 		x.Close()
-		dead = append(dead, x.ID)
 	}
 	os.Mkdir(filepath.Join(s.dir, ".new-x"), 0o700)
 	now := time.Now()

@@ -1,3 +1,5 @@
+//lint:file-ignore U1000 the children are called from assembly, which the checker does not read
+
 package stage
 
 import (

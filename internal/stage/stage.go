@@ -23,6 +23,8 @@
 // assembly beside it.
 package stage
 
+//lint:file-ignore U1000 some fields are the kernel's, or read by the children only
+
 import (
 	"encoding/binary"
 	"fmt"

@@ -28,7 +28,7 @@ func (*relay) Close()                {}
 
 func stopSelf() {}
 
-type watch struct{}
+type watch struct{ entered func() []int }
 
 func newWatch(_ int, p *plan.Plan) (*watch, error) {
 	for _, l := range p.Limits {

@@ -57,6 +57,8 @@ type watch struct {
 
 	// proportional is the last exact sum and residentThen the sum of resident
 	// sizes at that time; see exact.
+	entered func() []int // see Options.Entered
+
 	proportional, residentThen int64
 	exactAt                    time.Time
 
@@ -184,6 +186,11 @@ func (w *watch) find() (changed bool) {
 	w.set, w.taskCount = w.set[:0], 0
 	if w.children {
 		w.descend(w.root)
+		if w.entered != nil && w.namespace != 0 {
+			for _, client := range w.entered() {
+				w.below(client)
+			}
+		}
 	} else {
 		w.scan()
 	}
@@ -202,6 +209,29 @@ func (w *watch) descend(root int) {
 			for _, f := range bytes.Fields(w.read(dir + "/" + tid + "/children")) {
 				if pid, err := strconv.Atoi(string(f)); err == nil {
 					w.set = append(w.set, pid)
+				}
+			}
+		}
+	}
+}
+
+// below adds what a process outside has put into the namespace: the commands of
+// an exec client, which are no children of the first process.
+func (w *watch) below(client int) {
+	queue := []int{client}
+	for len(queue) > 0 {
+		dir := "/proc/" + strconv.Itoa(queue[0]) + "/task"
+		queue = queue[1:]
+		for _, tid := range names(dir) {
+			for _, f := range bytes.Fields(w.read(dir + "/" + tid + "/children")) {
+				pid, err := strconv.Atoi(string(f))
+				if err != nil {
+					continue
+				}
+				queue = append(queue, pid)
+				if ns, err := namespaceOf(string(f)); err == nil && ns == w.namespace {
+					w.set = append(w.set, pid)
+					w.taskCount += int64(len(names("/proc/" + string(f) + "/task")))
 				}
 			}
 		}
