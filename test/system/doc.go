@@ -5,4 +5,7 @@
 //
 // The tests run one after the other, because most of them count what is left
 // on the machine: processes, mounts and files.
+//
+// SYSTEM_STARTS and SYSTEM_MATCHES in the environment ask for more than fits
+// into a run of every day.
 package system

@@ -11,13 +11,9 @@ import (
 	"time"
 )
 
-// starts is how many runs are started in a row: SYSTEM_STARTS if set.
-func starts(t *testing.T) int {
-	n := 100
-	if testing.Short() {
-		n = 20
-	}
-	if v := os.Getenv("SYSTEM_STARTS"); v != "" {
+// number is one that the environment may change.
+func number(t *testing.T, name string, n int) int {
+	if v := os.Getenv(name); v != "" {
 		if _, err := fmt.Sscan(v, &n); err != nil {
 			t.Fatal(err)
 		}
@@ -27,7 +23,7 @@ func starts(t *testing.T) int {
 
 func TestStartsInARow(t *testing.T) {
 	s := newSite(t)
-	n := starts(t)
+	n := number(t, "SYSTEM_STARTS", 100)
 	before := openFiles(t)
 	for i := range n {
 		if r := s.run(t, "run", "--", "true"); r.status != 0 || r.err != "" {
