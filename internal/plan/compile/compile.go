@@ -91,6 +91,7 @@ type compiler struct {
 	p  *plan.Plan
 
 	paths   []pathRule
+	index   map[string][]int // by pattern, into paths
 	pins    []pin
 	found   map[string]string // what the patterns matched, and of which kind
 	mounted map[string]int    // target -> index in p.Mounts
@@ -215,7 +216,7 @@ func (c *compiler) rules() {
 		for _, p := range at {
 			rr := r
 			rr.Pattern, rr.Glob = p, glob
-			c.paths = append(c.paths, pathRule{rr, id, layerOf(r.Origin)})
+			c.add(pathRule{rr, id, layerOf(r.Origin)})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
@@ -323,19 +324,31 @@ func (c *compiler) decide(p string) access {
 // deciding finds the rule for reading p and the one for writing it; nil if there
 // is none, which is a no.
 func (c *compiler) deciding(p string) (read, write *pathRule) {
-	for i := range c.paths {
-		r := &c.paths[i]
-		if !covers(r.Pattern, p) {
-			continue
+	// Only rules for p and for what it lies in count: a few, however many
+	// things the patterns of the policy have matched.
+	for at := p; ; at = path.Dir(at) {
+		for _, i := range c.index[at] {
+			r := &c.paths[i]
+			if r.Access != policy.DenyWrite && stronger(r, read) {
+				read = r
+			}
+			if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
+				write = r
+			}
 		}
-		if r.Access != policy.DenyWrite && stronger(r, read) {
-			read = r
-		}
-		if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
-			write = r
+		if at == "/" || at == "." {
+			return read, write
 		}
 	}
-	return read, write
+}
+
+// add keeps a rule, by the path that it speaks of.
+func (c *compiler) add(r pathRule) {
+	if c.index == nil {
+		c.index = map[string][]int{}
+	}
+	c.index[r.Pattern] = append(c.index[r.Pattern], len(c.paths))
+	c.paths = append(c.paths, r)
 }
 
 func covers(pattern, p string) bool {

@@ -111,7 +111,7 @@ func (c *compiler) match(p string) {
 		}
 		if _, deepest, ok := compiled.DepthsOf(names); ok {
 			r.Pattern, r.Glob = "/"+strings.Join(names[:deepest], "/"), true
-			c.paths = append(c.paths, pathRule{r, 0, layer[r.Origin.Layer]})
+			c.add(pathRule{r, 0, layer[r.Origin.Layer]})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
