@@ -36,6 +36,13 @@ func abandoned(name string) bool {
 	return strings.HasPrefix(name, tempPrefix) && err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
+// beginning reports whether the session is being put together right now.
+func beginning(names []string, id string) bool {
+	return slices.ContainsFunc(names, func(n string) bool {
+		return strings.HasPrefix(n, tempPrefix+id+"-") && !abandoned(n)
+	})
+}
+
 // mark says that the session has begun; unmark that it has ended.
 func (x *Session) mark(store *os.Root) error {
 	x.store = store
@@ -80,6 +87,8 @@ func (s *Store) Interrupted() ([]Info, error) {
 			continue
 		}
 		switch i, ok := s.info(id); {
+		case !ok && beginning(names, id):
+			// Marked, and about to get its name.
 		case !ok, i.Status == Ended:
 			// Killed between two steps of its beginning or its end.
 			_ = s.root.Remove(path.Join(openDir, id))
