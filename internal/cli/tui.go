@@ -80,6 +80,8 @@ func describe(err error) message {
 		state     *session.Error
 		missing   *session.NotFoundError
 		ambiguous *session.AmbiguousError
+		control   *session.ControlError
+		name      *session.NameError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -94,6 +96,8 @@ func describe(err error) message {
 			one := message{Text: report.Plain(text + p.Text)}
 			if p.Hint != "" {
 				one.Hints = []string{report.Plain(p.Hint)}
+			} else if i == 0 {
+				one.Hints = []string{"cofferdam policy schema describes every key"}
 			}
 			if i == 0 {
 				m.Text, m.Hints = one.Text, one.Hints
@@ -126,7 +130,8 @@ func describe(err error) message {
 		m.Rule = origin("", timeout.Origin)
 		hint("--timeout sets another limit for one run")
 	case errors.As(err, &limit):
-		hint("`cofferdam policy show` tells where the limit is set")
+		m.Rule = origin("", limit.Origin)
+		hint("resources." + limit.Limit.Name + " in a policy sets another limit")
 	case errors.As(err, &setup):
 		m.Text = "the boundary can't be put up: " + m.Text
 		hint(setup.Remedy)
@@ -140,7 +145,14 @@ func describe(err error) message {
 			hint("is it executable, and may it be read inside?")
 		}
 	case errors.As(err, &state):
+		if state.Hint == "" {
+			state.Hint = "is there space, and may you write there? XDG_STATE_HOME names another directory"
+		}
 		hint(state.Hint)
+	case errors.As(err, &name):
+		hint("choose another --name; cofferdam ps lists what is running")
+	case errors.As(err, &control):
+		hint("cofferdam ps lists what is running")
 	case errors.As(err, &missing):
 		for _, i := range missing.Live {
 			hint("running: " + sessionLine(i))

@@ -49,6 +49,8 @@ func Exec(ctx context.Context, name string, command []string, c Caller) (int, er
 		return 0, err
 	}
 	streams := streamsOf(c, Options{})
+	signals, stop := supervise.Subscribe(streams.Terminal)
+	defer stop()
 	running, err := native.Boundary{}.Enter(ctx, p, files, streams, nil)
 	for _, f := range files {
 		f.Close()
@@ -58,7 +60,7 @@ func Exec(ctx context.Context, name string, command []string, c Caller) (int, er
 	}
 	// Limits are the session's, held by its own supervisor.
 	p.Limits = nil
-	result, err := supervise.Run(ctx, running, p, streams, supervise.Options{})
+	result, err := supervise.Run(ctx, running, p, streams, supervise.Options{Signals: signals})
 	if err != nil {
 		return 0, err
 	}

@@ -95,8 +95,9 @@ func (e *TimeoutError) Error() string { return fmt.Sprintf("the time limit of %s
 
 // LimitError: a run was ended by a ceiling other than time.
 type LimitError struct {
-	Limit plan.Limit
-	Seen  int64 // what was measured, in the limit's unit
+	Limit  plan.Limit
+	Seen   int64 // what was measured, in the limit's unit
+	Origin plan.Origin
 }
 
 func (e *LimitError) Error() string {

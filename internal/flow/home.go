@@ -2,13 +2,14 @@ package flow
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path"
 	"path/filepath"
 	"syscall"
+
+	"cofferdam/internal/session"
 )
 
 // makeHome makes the private home of a workspace, and fills a new one with the
@@ -19,25 +20,25 @@ func makeHome(p *prepared) error {
 		return nil
 	}
 	if err := os.MkdirAll(filepath.Dir(dir), 0o700); err != nil {
-		return fmt.Errorf("make the private home: %w", err)
+		return &session.Error{Op: "make the private home", Path: dir, Err: bare(err)}
 	}
 	err := os.Mkdir(dir, 0o700)
 	if errors.Is(err, fs.ErrExist) {
 		st, err := os.Lstat(dir)
 		if err != nil || !st.IsDir() {
-			return fmt.Errorf("the private home %s is not a directory", dir)
+			return &session.Error{Op: "open the private home", Path: dir, Err: syscall.ENOTDIR}
 		}
 		if st.Mode().Perm()&0o700 != 0o700 { // chmod(1) inside
 			if err := os.Chmod(dir, 0o700); err != nil {
-				return fmt.Errorf("open the private home: %w", err)
+				return &session.Error{Op: "open the private home", Path: dir, Err: bare(err)}
 			}
 		}
 	} else if err != nil {
-		return fmt.Errorf("make the private home: %w", err)
+		return &session.Error{Op: "make the private home", Path: dir, Err: bare(err)}
 	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
-		return fmt.Errorf("open the private home: %w", err)
+		return &session.Error{Op: "open the private home", Path: dir, Err: bare(err)}
 	}
 	defer root.Close()
 	real, err := os.OpenRoot(p.facts.Home)
@@ -47,10 +48,19 @@ func makeHome(p *prepared) error {
 	defer real.Close()
 	for _, s := range p.policy.Seeds {
 		if err := copySeed(real, root, s.Path); err != nil {
-			return fmt.Errorf("copy %s into the private home: %w", s.Path, err)
+			return &session.Error{Op: "copy " + s.Path + " into the private home", Path: dir, Err: bare(err)}
 		}
 	}
 	return nil
+}
+
+// bare is an error without the path that is said already.
+func bare(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
 }
 
 // seedSize bounds a seed; a settings file has kilobytes.

@@ -17,6 +17,7 @@ import (
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
 	"cofferdam/internal/policy"
+	"cofferdam/internal/session"
 	"cofferdam/internal/workspace"
 )
 
@@ -41,11 +42,8 @@ func prepare(o Options, c Caller) (*prepared, error) {
 		return nil, err
 	}
 	p.state = realDir(p.state)
-	if within(p.state, place.workspace) || within(place.workspace, p.state) {
-		return nil, &ForbiddenError{
-			Text: fmt.Sprintf("%s can't be the workspace: cofferdam keeps its records, and what it trusts, in %s", place.workspace, p.state),
-			Hint: "go to the project's directory, or name it with --workspace DIR",
-		}
+	if err := placeForbidden(place, p.state); err != nil {
+		return nil, err
 	}
 	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
 		return nil, err
@@ -118,13 +116,35 @@ func locate(o Options, c Caller) (place, error) {
 		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is a symlink", o.Workspace), Hint: "name the directory itself: --workspace " + real}
 	}
 	if !st.IsDir() {
-		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is not a directory", o.Workspace)}
+		return p, &UsageError{Text: fmt.Sprintf("the workspace %q is not a directory", o.Workspace), Hint: "name a directory that exists"}
 	}
 	p.workspace = real
 	if dir != real && !strings.HasPrefix(dir, real+"/") {
 		p.dir = real
 	}
 	return p, nil
+}
+
+// placeForbidden refuses workspaces that no policy can make safe, before
+// anything looks through them: a walk through "/" takes minutes.
+func placeForbidden(p place, state string) error {
+	switch {
+	case p.workspace == "/":
+		return &ForbiddenError{Text: "the workspace is the whole file system (/)", Hint: "go to a project, or name one with --workspace"}
+	case within(p.facts.Home, p.workspace):
+		return &ForbiddenError{Text: fmt.Sprintf("the workspace %s is or holds your home directory", p.workspace), Hint: "go to a project, or name one with --workspace"}
+	}
+	// Who can write there can forge sessions, trust and other projects' homes.
+	if within(p.workspace, state) || within(state, p.workspace) {
+		return &ForbiddenError{Text: fmt.Sprintf("the workspace %s and the state directory %s are not apart", p.workspace, state),
+			Hint: "work in another directory, or set XDG_STATE_HOME to one outside of the workspace"}
+	}
+	return nil
+}
+
+// within says whether path is dir or below it.
+func within(path, dir string) bool {
+	return path == dir || dir == "/" || strings.HasPrefix(path, dir+"/")
 }
 
 // realHome is the home that "~" stands for: HOME, if it is a directory of the
@@ -189,11 +209,6 @@ func realDir(dir string) string {
 		return filepath.Join(realDir(up), filepath.Base(dir))
 	}
 	return dir
-}
-
-// within reports whether p is dir or below it.
-func within(p, dir string) bool {
-	return p == dir || strings.HasPrefix(p, strings.TrimSuffix(dir, "/")+"/")
 }
 
 // policyError puts what is wrong with a policy into the words of this package.
@@ -276,7 +291,16 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 	scan, err := workspace.Scan(p.workspace, list, workspace.Limits{})
 	var many *workspace.TooManyError
 	if errors.As(err, &many) {
-		return f, &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+		e := &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+		for _, r := range eff.Paths {
+			if r.Pattern == many.Pattern {
+				e.Rule, e.Origin = string(r.Access)+" "+r.Text, r.Origin
+			}
+		}
+		return f, e
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return f, &UsageError{Text: fmt.Sprintf("the workspace %q has gone", p.workspace), Hint: "go to a directory that exists"}
 	}
 	if err != nil {
 		return f, err
@@ -351,15 +375,8 @@ func findProgram(command []string, c Caller, p place) (string, error) {
 
 // stateDir is where sessions, private homes and trust are kept.
 func stateDir(env []string) (string, error) {
-	dir := variable(env, "XDG_STATE_HOME")
-	if !filepath.IsAbs(dir) {
-		home := variable(env, "HOME")
-		if !filepath.IsAbs(home) {
-			return "", &UsageError{Text: "neither XDG_STATE_HOME nor HOME names a directory", Hint: "set HOME"}
-		}
-		dir = filepath.Join(home, ".local", "state")
-	}
-	return filepath.Join(dir, "cofferdam"), nil
+	dir, err := session.Dir(env)
+	return filepath.Dir(dir), err
 }
 
 // privateHome is the directory that is the home inside for this workspace.

@@ -68,29 +68,60 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	// the boundary goes up; the command waits for them.
 	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
 	defer r.close()
+	// From here on something has to be put in order before we may end: a
+	// signal waits until somebody can see to that.
+	streams := streamsOf(c, o)
+	signals, stop := supervise.Subscribe(streams.Terminal)
+	defer stop()
 	var openErr error
 	opened := make(chan struct{})
 	go func() {
 		defer close(opened)
 		openErr = r.open(ctx)
 	}()
-	streams := streamsOf(c, o)
-	streams.Ready = func() error { <-opened; return openErr }
+	interrupted := syscall.Signal(0)
+	streams.Ready = func() error {
+		if <-opened; openErr != nil {
+			return openErr
+		}
+		if interrupted = pending(signals); interrupted != 0 {
+			return fmt.Errorf("ended by signal %d before the command ran", interrupted)
+		}
+		return nil
+	}
 	running, err := b.Start(ctx, p.plan, streams, r.denied)
 	if err != nil {
 		<-opened
-		return 0, r.failed(err)
+		if err = r.failed(err); interrupted != 0 {
+			return 128 + int(interrupted), nil
+		}
+		return 0, err
 	}
 	if err := r.attend(running); err != nil {
 		_ = running.Kill()
 		_, _ = running.Wait()
 		return 0, r.failed(err)
 	}
-	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered})
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered, Signals: signals})
 	if err != nil {
 		return 0, r.failed(err)
 	}
 	return r.finish(result)
+}
+
+// pending is a signal that has come and asks us to end; 0 for none.
+func pending(signals <-chan os.Signal) syscall.Signal {
+	for {
+		select {
+		case sig := <-signals:
+			switch sig {
+			case syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT:
+				return sig.(syscall.Signal)
+			}
+		default:
+			return 0
+		}
+	}
 }
 
 // run is what a live run has open.
@@ -277,7 +308,11 @@ func (r *run) finish(result supervise.Result) (int, error) {
 		}
 		return 0, e
 	case !own:
-		return 0, &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+		e := &LimitError{Limit: result.Hit.Limit, Seen: result.Hit.Seen}
+		if rule, ok := r.plan.Rule(result.Hit.Limit.Rule); ok {
+			e.Origin = rule.Origin
+		}
+		return 0, e
 	}
 	return status, nil
 }

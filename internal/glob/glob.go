@@ -296,6 +296,12 @@ func (n *name) match(s string) bool {
 	return p == len(n.parts)
 }
 
+// MatchName says whether a pattern of one name matches this name; a pattern of
+// more names, or "**", matches none.
+func (p Pattern) MatchName(name string) bool {
+	return len(p.names) == 1 && p.names[0].kind != kindDeep && p.names[0].match(name)
+}
+
 // Match says whether the pattern matches the whole path.
 func (p Pattern) Match(path string) bool {
 	names := Split(path)

@@ -44,6 +44,7 @@ func (s *Store) Claim(i Info) (c *Claim, ok bool, err error) {
 
 // Settle marks the session as ended.
 func (c *Claim) Settle() error {
+	_ = c.x.root.Remove(socketFile) // nobody answers there any more
 	now := time.Now().UTC()
 	c.x.state.Ended = &now
 	c.x.state.Exit = &Exit{Status: -1, Error: "interrupted: its supervisor was killed"}

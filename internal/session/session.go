@@ -278,8 +278,8 @@ func (s *Store) Create(ctx context.Context, p *plan.Plan, name string) (*Session
 func (s *Store) create(p *plan.Plan, name string) (*Session, error) {
 	now := time.Now().UTC()
 	id := now.Format(idLayout) + "-" + random(4)
-	temp := ".new-" + id
-	if err := s.root.Mkdir(temp, 0o700); err != nil {
+	temp, err := s.begin(id)
+	if err != nil {
 		return nil, err
 	}
 	x := &Session{ID: id, Dir: filepath.Join(s.dir, id), state: State{

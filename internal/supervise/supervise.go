@@ -95,8 +95,8 @@ type Options struct {
 	// Entered lists the processes outside that have put commands into the
 	// boundary by exec; these count for the watched ceilings too.
 	Entered func() []int
-	// Signals replaces the signals of the process (tests); nil means that
-	// Run subscribes itself until it returns.
+	// Signals are those to pass on: from Subscribe, or a test's own. nil
+	// means that Run subscribes itself until it returns.
 	Signals <-chan os.Signal
 }
 
@@ -113,6 +113,21 @@ const InterruptWindow = 2 * time.Second
 var forwarded = []os.Signal{
 	syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT,
 	syscall.SIGUSR1, syscall.SIGUSR2,
+}
+
+// Subscribe takes the signals that Run passes on, so that they are not lost, and
+// do not end us, between the start of a command and Run. stop gives them back.
+func Subscribe(terminal bool) (signals <-chan os.Signal, stop func()) {
+	ch := make(chan os.Signal, 64)
+	for _, sig := range forwarded {
+		if !signal.Ignored(sig) {
+			signal.Notify(ch, sig)
+		}
+	}
+	if terminal {
+		signal.Notify(ch, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGCONT)
+	}
+	return ch, func() { signal.Stop(ch) }
 }
 
 // Run supervises running until nothing inside is alive, its last output has
@@ -145,17 +160,9 @@ func Run(ctx context.Context, running boundary.Running, p *plan.Plan, s boundary
 	master := running.Terminal()
 	terminal := s.Terminal && master != nil
 	if signals == nil {
-		ch := make(chan os.Signal, 64)
-		for _, sig := range forwarded {
-			if !signal.Ignored(sig) {
-				signal.Notify(ch, sig)
-			}
-		}
-		if terminal {
-			signal.Notify(ch, syscall.SIGWINCH, syscall.SIGTSTP, syscall.SIGCONT)
-		}
-		defer signal.Stop(ch)
-		signals = ch
+		var stop func()
+		signals, stop = Subscribe(terminal)
+		defer stop()
 	}
 	var lost, drained <-chan struct{}
 	if terminal {

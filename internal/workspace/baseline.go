@@ -87,7 +87,7 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind}
 	total := 0
 	for _, it := range seen.items {
-		e, err := l.identify(it.path)
+		st, err := fsat.StatAt(l.fd, it.path)
 		if fsat.Gone(err) {
 			continue
 		}
@@ -95,9 +95,11 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 			b.Blind = append(b.Blind, Blind{Name(it.path), err.Error()})
 			continue
 		}
+		e := entryOf(it.path, st)
 		l.sum(&e, total < contentTotal)
 		total += len(e.Content)
-		e.Held = held != nil && held(it.path)
+		// A file with a second name may be written by that name.
+		e.Held = held != nil && held(it.path) && (st.Type == fsat.Dir || st.Links == 1)
 		b.Entries = append(b.Entries, e)
 	}
 	return b, nil
@@ -144,6 +146,7 @@ type item struct {
 	top   string // the guarded directory it was found below; "" for none
 	dir   bool
 	full  bool // a new directory with something in it
+	split bool // something in it may stay: never moved as a whole
 }
 
 type seen struct {
@@ -274,6 +277,13 @@ func (l *looker) look(rel string) (seen, error) {
 			s.add(item{path: p, class: gitLink, guard: -1})
 		}
 	}
+	for _, g := range gits {
+		// A worktree's commondir makes a repository of the directory two
+		// levels up, whether or not it has the HEAD of one.
+		if up := path.Dir(g); path.Base(up) == "worktrees" {
+			gits = append(gits, path.Dir(up))
+		}
+	}
 	slices.Sort(gits)
 	for _, g := range slices.Compact(gits) {
 		if g == "." { // the workspace is itself a bare repository
@@ -337,18 +347,33 @@ func (s *found) excepted(p string) bool {
 	return false
 }
 
+// exceptBelow: the policy lets the inside write something in the directory p.
+func (s *found) exceptBelow(p string) bool {
+	for _, g := range s.guards {
+		for _, e := range g.Except {
+			if e != p && within(e, p) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func (s *found) guarded(p string, m Match, guard int) error {
 	it := item{path: p, guard: guard, dir: m.Kind == host.KindDir}
-	if !it.dir || !strings.HasSuffix(s.guards[guard].Pattern, "/") {
+	if it.dir && s.exceptBelow(p) {
+		it.split = true
+	}
+	old, known := Entry{}, s.base == nil
+	if s.base != nil {
+		old, known = s.base.entry(p)
+		known = known && old.Kind == host.KindDir
+	}
+	if !it.dir || known && !strings.HasSuffix(s.guards[guard].Pattern, "/") {
 		s.add(it)
 		return nil
 	}
-	list := true
-	if s.base != nil {
-		// What lies in a new directory goes where it goes.
-		old, known := s.base.entry(p)
-		list = known && old.Kind == host.KindDir
-	}
+	list := known || it.split // else what lies in it goes where it goes
 	err := s.below(p, false, func(b Match) {
 		if list {
 			s.add(item{path: string(b.Path), guard: guard, top: p, dir: b.Kind == host.KindDir})
@@ -358,7 +383,7 @@ func (s *found) guarded(p string, m Match, guard int) error {
 	var many *TooManyError
 	if errors.As(err, &many) {
 		if !list {
-			it.full, err = true, nil
+			it.full, err = true, nil // enough to know
 		}
 		many.Pattern = s.guards[guard].Pattern
 	}
@@ -434,10 +459,86 @@ func (s *found) gitDir(dir string) error {
 			s.blind = append(s.blind, Blind{Name(join(d.name)), err.Error()})
 		}
 	}
+	s.named(dir)
 	if !slices.Contains(strings.Split(dir, "/"), ".git") { // the others are found by gitLinkPattern
 		return s.below(dir, true, func(m Match) { s.add(item{path: string(m.Path), class: gitLink, guard: -1}) })
 	}
 	return nil
+}
+
+// named finds what the configuration of a git directory named before the run as
+// hooks and as more configuration, where that lies in the workspace. Programs
+// that it names there (filters, aliases) are like any script of the project: the
+// person runs them knowing that.
+func (s *found) named(dir string) {
+	top := dir // where git runs hooks
+	if path.Base(dir) == ".git" {
+		top = path.Dir(dir)
+	}
+	for _, name := range []string{"config", "config.worktree"} {
+		var content []byte
+		if s.base == nil {
+			content, _, _ = fsat.Read(s.fd, path.Join(dir, name), configLimit)
+		} else if e, ok := s.base.entry(path.Join(dir, name)); ok {
+			content = e.Content
+		}
+		settings, err := ParseGitConfig(content)
+		if err != nil {
+			continue
+		}
+		for _, set := range settings {
+			switch {
+			case set.Section == "core" && set.Sub == "" && set.Key == "hookspath":
+				s.namedAt(top, set.Value, gitHook)
+			case (set.Section == "include" && set.Sub == "" || set.Section == "includeif") && set.Key == "path":
+				s.namedAt(dir, set.Value, gitConfig)
+			}
+		}
+	}
+}
+
+// namedAt adds what is at the path text, seen from the directory dir.
+func (s *found) namedAt(dir, text string, c class) {
+	p := Place{Root: s.root, Dir: path.Join(s.root, dir)}
+	full, in := p.inside(text)
+	if !in || full == s.root {
+		return
+	}
+	rel := strings.TrimPrefix(full[len(s.root):], "/")
+	for i, b := range []byte(rel + "/") {
+		if b != '/' {
+			continue
+		}
+		up := rel[:i]
+		st, err := fsat.StatAt(s.fd, up)
+		if err != nil {
+			if !fsat.Gone(err) {
+				s.blind = append(s.blind, Blind{Name(up), err.Error()})
+			}
+			return
+		}
+		if st.Type == fsat.Symlink {
+			s.add(item{path: up, class: gitLink, guard: -1})
+			return
+		}
+	}
+	if c != gitHook {
+		s.add(item{path: rel, class: c, guard: -1})
+		return
+	}
+	fd, err := fsat.OpenDir(s.fd, rel)
+	if err != nil {
+		return // no directory: git runs nothing there
+	}
+	defer fsat.Close(fd)
+	err = fsat.Entries(fd, make([]byte, 8<<10), func(name []byte, t fsat.Type) {
+		if t != fsat.Dir {
+			s.add(item{path: rel + "/" + string(name), class: c, guard: -1})
+		}
+	})
+	if err != nil {
+		s.blind = append(s.blind, Blind{Name(rel), err.Error()})
+	}
 }
 
 // identify takes the identity of the entry itself.

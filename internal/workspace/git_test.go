@@ -2,12 +2,15 @@ package workspace
 
 import (
 	"context"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
+	"testing/fstest"
 	"time"
 )
 
@@ -23,16 +26,39 @@ func newGitBox(t *testing.T) *gitBox {
 	if _, err := exec.LookPath("git"); err != nil {
 		skip(t, "git", err)
 	}
-	g := &gitBox{bench: setUp(t, "file.txt=one\n", "other/x="), home: t.TempDir()}
+	g := &gitBox{bench: setUp(t), home: t.TempDir()}
 	g.marker = filepath.Join(g.home, "marker")
 	g.payload = filepath.Join(g.home, "payload")
-	must(t, os.WriteFile(g.payload, []byte("#!/bin/sh\n: > "+g.marker+"\nexit 0\n"), 0o755))
+	must(t, os.WriteFile(g.payload, []byte("#!/bin/sh\n: > "+g.marker+"\ntimeout 1 cat 2>/dev/null\nexit 0\n"), 0o755))
 	must(t, os.WriteFile(filepath.Join(g.home, ".gitconfig"), []byte("[user]\nname = a\nemail = a@x.test\n[init]\ndefaultBranch = main\n"), 0o644))
-	g.git("", "init", "-q")
-	g.git("", "add", "file.txt")
-	g.git("", "commit", "-qm", "one")
+	template.Do(func() {
+		g.must("", `echo one > file.txt; mkdir other; : > other/x; git init -q; git add file.txt; git commit -qm one`)
+		g.must("", `git init -q sub; cd sub; git commit -q --allow-empty -m s; cp ../file.txt .; git add file.txt; git commit -qm s`)
+		must(t, fs.WalkDir(os.DirFS(g.root), ".", func(p string, d fs.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			info, err := d.Info()
+			must(t, err)
+			f := &fstest.MapFile{Mode: info.Mode()}
+			if !d.IsDir() {
+				f.Data, err = os.ReadFile(filepath.Join(g.root, p))
+			}
+			repository[p] = f
+			return err
+		}))
+		must(t, os.RemoveAll(g.root))
+	})
+	must(t, os.CopyFS(g.root, repository))
 	return g
 }
+
+// repository is a project with a repository, and another one, sub, below it. It
+// is made once: git is slow to start.
+var (
+	repository = fstest.MapFS{}
+	template   sync.Once
+)
 
 // sh runs a shell line in a directory of the workspace as the person or the
 // inside would; it may fail.
@@ -107,6 +133,7 @@ var attacks = []struct{ name, plant, dir, act string }{
 	{"FS-37 worktree pointer", `git worktree add -q w; cp -r .git evil; printf '[core]\nfsmonitor = %s\n' $P >> evil/config; echo "gitdir: $ROOT/evil" > w/.git`, "w", hostActs},
 	{"FS-37 worktree commondir", `git worktree add -q w; cp -r .git evil; printf '[core]\nfsmonitor = %s\n' $P >> evil/config; echo ../../../evil > .git/worktrees/w/commondir`, "w", hostActs},
 	{"FS-37 worktree config", `git worktree add -q w; git config extensions.worktreeConfig true; printf '[core]\nfsmonitor = %s\n' $P > .git/worktrees/w/config.worktree`, "w", hostActs},
+	{"FS-37 worktree of a directory without HEAD", `d=.git/modules; mkdir -p $d/objects $d/refs $d/worktrees/x w; git rev-parse HEAD > $d/worktrees/x/HEAD; echo ../.. > $d/worktrees/x/commondir; printf '[core]\nrepositoryformatversion = 0\nfsmonitor = %s\n' $P > $d/config; echo "gitdir: $ROOT/$d/worktrees/x" > w/.git`, "w", hostActs},
 	{"FS-38 attributes", `git config filter.x.clean $P; echo '*.txt filter=x' > .git/info/attributes`, "", hostActs},
 	{"rebase todo", `echo 2 > 2; git add 2; git commit -qm 2; GIT_SEQUENCE_EDITOR="sed -i s/^pick/edit/" git rebase -i HEAD~1 >/dev/null 2>&1; echo "exec $P" >> .git/rebase-merge/git-rebase-todo`, "", `git rebase --continue`},
 }
@@ -117,7 +144,6 @@ func TestAttacksOnGit(t *testing.T) {
 			t.Parallel()
 			run := func(sweep bool) (bool, Report) {
 				g := newGitBox(t)
-				g.must("", `git init -q sub; cd sub; git commit -q --allow-empty -m s; cp ../file.txt .; git add file.txt; git commit -qm s`)
 				g.take(nil)
 				g.must("", a.plant)
 				var r Report
@@ -192,7 +218,6 @@ func TestGitConfigRestored(t *testing.T) {
 // Daily work inside: nothing of it may be set aside.
 func TestDailyGitWork(t *testing.T) {
 	g := newGitBox(t)
-	g.must("", `git init -q sub; cd sub; git commit -q --allow-empty -m s`)
 	g.take(nil)
 	for _, line := range []string{
 		`git init -q new; cd new; echo a > a; git add -A; git commit -qm a`,

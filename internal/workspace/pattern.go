@@ -2,17 +2,17 @@ package workspace
 
 import (
 	"fmt"
-	"path"
 	"slices"
 	"strings"
 
+	"cofferdam/internal/glob"
 	"cofferdam/internal/plan"
 )
 
-// Pattern names entries of the workspace. It is relative to the workspace, or
-// absolute; "/" separates; "*", "?" and "[..]" match within one name, "**"
-// stands for any number of names; a trailing "/" means a directory and all
-// below it.
+// Pattern names entries of the workspace in the language of package glob. It is
+// relative to the workspace, or absolute. A trailing "/" means a directory and
+// all below it, a trailing "/**" the entry and all below it; both find the entry
+// itself and nothing in it.
 //
 // A symlink matches a directory pattern too, and so does a symlink in place of
 // a directory on the way (Match.Link): what the host's program obeys would lie
@@ -43,14 +43,16 @@ func (e *PatternError) Error() string { return fmt.Sprintf("pattern %q: %s", e.P
 type step struct {
 	text   string
 	any    bool // "**"
-	glob   bool // has wildcards
+	glob   bool // can match more than one name
 	single bool // exactly "*"
+	match  glob.Pattern
 }
 
 type compiled struct {
 	steps []step
 	dir   bool // only directories (and symlinks in their place)
 	links bool // only symlinks
+	tree  bool // it had a "**" at the end
 }
 
 // place is "pattern p, with the steps before at already matched".
@@ -66,6 +68,8 @@ type matcher struct {
 	git    bool
 	states map[string]*state
 	start  *state
+	// rootOf are the patterns that the root itself matches.
+	rootOf []int
 }
 
 // state is what a directory needs to know of the patterns. All of it is fixed
@@ -91,8 +95,10 @@ type hit struct {
 }
 
 type globHit struct {
-	pattern, prefix, suffix string
-	hit                     hit
+	match          glob.Pattern
+	any            bool
+	prefix, suffix string
+	hit            hit
 }
 
 // mark is a name that, with others beside it, makes a git directory.
@@ -124,14 +130,24 @@ func compile(root string, patterns []Pattern, git bool) (*matcher, error) {
 			return nil, err
 		}
 		c.links = p.links
+		if n := len(c.steps) - 1; n >= 0 && c.steps[n].any && !c.links && (n > 0 || absolute) {
+			// The entry above stands for all of this.
+			c.steps, c.tree = c.steps[:n], true
+		}
 		m.pats = append(m.pats, c)
 		m.names = append(m.names, p.Text)
 		from := m.closure([]place{{i, 0}})
 		if absolute {
+			all := c.tree && m.ends(from)
 			for name := range strings.SplitSeq(strings.Trim(root, "/"), "/") {
 				if name != "" {
 					from = m.advance(from, name)
+					all = all || c.tree && m.ends(from)
 				}
+			}
+			if all {
+				m.rootOf = append(m.rootOf, i)
+				from = nil
 			}
 		}
 		begin = append(begin, from...)
@@ -154,27 +170,24 @@ func parse(text string) (c compiled, absolute bool, err error) {
 		return bad("it names the workspace itself")
 	}
 	for name := range strings.SplitSeq(body, "/") {
-		switch {
-		case name == "" || name == "." || name == "..":
+		if name == "" || name == "." || name == ".." {
 			return bad(fmt.Sprintf("component %q is not a name", name))
-		case strings.IndexByte(name, 0) >= 0:
-			return bad("it has a NUL byte")
-		case name == "**":
+		}
+		if name == "**" {
 			if n := len(c.steps); n == 0 || !c.steps[n-1].any {
 				c.steps = append(c.steps, step{any: true})
 			}
 			continue
-		case strings.Contains(name, "**"):
-			return bad(`"**" must stand alone between slashes`)
 		}
-		s := step{text: name, single: name == "*"}
-		if strings.ContainsAny(name, `*?[\`) {
-			s.glob = true
-			if _, err := path.Match(name, "x"); err != nil {
-				return bad("malformed wildcard")
-			}
+		p, err := glob.Compile(name)
+		if err != nil {
+			return bad(err.Error())
 		}
-		c.steps = append(c.steps, s)
+		text, literal := p.Literal()
+		if !literal {
+			text = name
+		}
+		c.steps = append(c.steps, step{text: text, glob: !literal, single: name == "*", match: p})
 	}
 	return c, absolute, nil
 }
@@ -203,14 +216,16 @@ func (m *matcher) closure(in []place) []place {
 	return out
 }
 
-func (s step) match(name string) bool {
+// ends says whether a pattern has been matched to its end.
+func (m *matcher) ends(at []place) bool {
+	return slices.ContainsFunc(at, func(p place) bool { return p.at == len(m.pats[p.p].steps) })
+}
+
+func (s step) is(name string) bool {
 	if !s.glob {
 		return s.text == name
 	}
-	// path.Match works on runes; an invalid byte is one rune U+FFFD, which
-	// "*" and "?" match: that is the wanted meaning for names in bytes.
-	ok, _ := path.Match(s.text, name)
-	return ok
+	return s.match.MatchName(name)
 }
 
 // advance follows one name.
@@ -222,7 +237,7 @@ func (m *matcher) advance(from []place, name string) []place {
 		case p.at >= len(steps):
 		case steps[p.at].any:
 			out = append(out, p)
-		case steps[p.at].match(name):
+		case steps[p.at].is(name):
 			out = append(out, place{p.p, p.at + 1})
 		}
 	}
@@ -260,7 +275,7 @@ func (m *matcher) state(places []place) *state {
 		if st.any {
 			stay = append(stay, p)
 			if p.at == len(c.steps)-1 { // a final "**": every name below
-				s.globs = append(s.globs, globHit{pattern: "*", hit: hit{full: []int{p.p}}})
+				s.globs = append(s.globs, globHit{any: true, hit: hit{full: []int{p.p}}})
 				for i := range s.first {
 					s.last[i] = true
 				}
@@ -269,7 +284,7 @@ func (m *matcher) state(places []place) *state {
 		}
 		var h *hit
 		if st.glob {
-			g := globHit{pattern: st.text}
+			g := globHit{match: st.match, any: st.single}
 			g.prefix, g.suffix = literalEnds(st.text)
 			s.globs = append(s.globs, g)
 			h = &s.globs[len(s.globs)-1].hit
@@ -307,7 +322,7 @@ func (m *matcher) state(places []place) *state {
 // literalEnds returns what every name that matches the glob begins and ends with.
 func literalEnds(glob string) (string, string) {
 	if strings.ContainsRune(glob, '\\') {
-		return "", ""
+		return "", "" // the text is not what is matched
 	}
 	first := strings.IndexAny(glob, "*?[")
 	last := strings.LastIndexAny(glob, "*?]")
@@ -331,10 +346,8 @@ func (s *state) look(name []byte, scratch *hit) *hit {
 			string(name[len(name)-len(g.suffix):]) != g.suffix {
 			continue
 		}
-		if g.pattern != "*" {
-			if ok, _ := path.Match(g.pattern, string(name)); !ok {
-				continue
-			}
+		if !g.any && !g.match.MatchName(string(name)) {
+			continue
 		}
 		if found != scratch {
 			*scratch = hit{places: scratch.places[:0], full: scratch.full[:0], linked: scratch.linked[:0]}

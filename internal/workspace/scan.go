@@ -9,7 +9,6 @@ package workspace
 
 import (
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -50,8 +49,6 @@ type Result struct {
 	// Vanished counts directories that were gone, or had become something
 	// else, when they were to be read: the tree was changing.
 	Vanished int `json:"vanished,omitempty"`
-	// Mounts are mount points below the root; the scan goes through them.
-	Mounts []Name `json:"mounts,omitempty"`
 	// Entries is how many names were seen.
 	Entries int `json:"entries"`
 }
@@ -80,10 +77,12 @@ func Scan(root string, patterns []Pattern, limits Limits) (Result, error) {
 	}
 	defer fsat.Close(fd)
 	w := walker{matcher: m, limits: limits}
+	for _, p := range m.rootOf {
+		w.res.Matches = append(w.res.Matches, Match{Path: ".", Kind: host.KindDir, Pattern: p})
+	}
 	if err := w.walk(fd, "", m.start); err != nil {
 		return Result{}, err
 	}
-	w.res.Mounts = mountsBelow(root)
 	return w.res, nil
 }
 
@@ -389,46 +388,4 @@ func kindOf(t fsat.Type) string {
 		return host.KindDevice
 	}
 	return host.KindUnknown
-}
-
-// mountsBelow reads our own mount table; the inside has another one and can't
-// change ours.
-func mountsBelow(root string) []Name {
-	table, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		return nil
-	}
-	return parseMounts(string(table), root)
-}
-
-func parseMounts(table, root string) []Name {
-	var out []Name
-	for line := range strings.SplitSeq(table, "\n") {
-		f := strings.Fields(line)
-		if len(f) < 5 {
-			continue
-		}
-		if rel, ok := strings.CutPrefix(unoctal(f[4]), strings.TrimSuffix(root, "/")+"/"); ok && rel != "" {
-			out = append(out, Name(rel))
-		}
-	}
-	slices.Sort(out)
-	return slices.Compact(out)
-}
-
-// unoctal undoes the escapes of mountinfo (space, tab, newline, backslash).
-func unoctal(s string) string {
-	if !strings.Contains(s, `\`) {
-		return s
-	}
-	var b strings.Builder
-	for i := 0; i < len(s); i++ {
-		if s[i] == '\\' && i+3 < len(s) {
-			b.WriteByte((s[i+1]-'0')<<6 | (s[i+2]-'0')<<3 | (s[i+3] - '0'))
-			i += 3
-			continue
-		}
-		b.WriteByte(s[i])
-	}
-	return b.String()
 }

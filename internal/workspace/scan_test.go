@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"unicode"
+
+	"cofferdam/internal/glob"
 )
 
 func put(t testing.TB, root string, files ...string) {
@@ -51,7 +53,7 @@ func pats(text ...string) []Pattern {
 func TestScanMatches(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, ".env=", "a/b/c/d/e/.env.local=", ".envrc=", "a/.claude/settings.json={}", "b/.claude=->../a/.claude",
-		"c/.claude=file", ".git=->elsewhere", "x/.git/hooks/pre-commit=", "x/.git/hooks.d/y=", "keys/id.pem=", "keys/id.pemx=",
+		"c/.claude=file", ".git=->elsewhere", "x/.git/hooks/pre-commit=", "x/.git/hooks.d/y=", "keys/id.pem=", "keys/id.pemx=", "app/[id]/page=", "app/d/page=",
 		"sub/new\nline/.env=", "sub/\x1b[31m/.env=", "sub/\xff\xfe/.env=", "sub/"+strings.Repeat("n", 255)+"/.env=")
 	for _, c := range []struct {
 		pattern string
@@ -68,7 +70,15 @@ func TestScanMatches(t *testing.T) {
 		{"/elsewhere/*", nil},
 		{filepath.Dir(root) + "/*/.env", []string{".env file"}},
 		{"a/**/settings.json", []string{"a/.claude/settings.json file"}},
-		{"a/**", []string{"a/.claude dir", "a/.claude/settings.json file", "a/b dir", "a/b/c dir", "a/b/c/d dir", "a/b/c/d/e dir", "a/b/c/d/e/.env.local file"}},
+		{"a/**", []string{"a dir"}}, // which stands for all of it
+		{"**/.claude/**", []string{"a/.claude dir", "b/.claude symlink", "c/.claude file"}},
+		{root + "/**", []string{". dir"}},
+		{filepath.Dir(root) + "/**", []string{". dir"}},
+		{"/**", []string{". dir"}},
+		{"app/[id]/page", []string{"app/[id]/page file", "app/d/page file"}}, // a class matches its own text too
+		{"app/[!i]/page", []string{"app/d/page file"}},
+		{`app/\[id]/page`, []string{"app/[id]/page file"}},
+		{"keys/i**m", []string{"keys/id.pem file"}},
 		{"**/.en[v]", []string{".env file", "sub/\x1b[31m/.env file", "sub/new\nline/.env file", "sub/" + strings.Repeat("n", 255) + "/.env file", "sub/\xff\xfe/.env file"}},
 		{"sub/?\xfe/.env", []string{"sub/\xff\xfe/.env file"}},
 	} {
@@ -122,7 +132,11 @@ func TestScanAgreesWithNaive(t *testing.T) {
 		filepath.WalkDir(root, func(p string, d os.DirEntry, err error) error {
 			if rel, _ := filepath.Rel(root, p); rel != "." {
 				for i, pat := range ps {
-					if naive(strings.Split(pat.Text, "/"), strings.Split(rel, "/")) {
+					comps := strings.Split(pat.Text, "/")
+					for len(comps) > 1 && comps[len(comps)-1] == "**" {
+						comps = comps[:len(comps)-1]
+					}
+					if naive(comps, strings.Split(rel, "/")) {
 						want = append(want, fmt.Sprint(rel, i))
 					}
 				}
@@ -227,17 +241,10 @@ func copyTest(t *testing.T) string {
 }
 
 func TestPatternErrors(t *testing.T) {
-	for _, p := range []string{"", "/", "./", "a//b", "../x", "a/../b", "a**", "[", "a\x00b"} {
+	for _, p := range []string{"", "/", "./", "a//b", "../x", "a/../b", "[", "a\x00b"} {
 		if _, err := Scan(t.TempDir(), pats(p), Limits{}); err == nil {
 			t.Errorf("%q: no error", p)
 		}
-	}
-}
-
-func TestParseMounts(t *testing.T) {
-	table := "36 35 98:0 / /ws/a\\040b rw - ext4 x rw\n37 35 98:0 / /wsx rw - ext4 x rw\n38 35 98:0 / /ws rw - ext4 x rw\n"
-	if got := parseMounts(table, "/ws"); !slices.Equal(got, []Name{"a b"}) {
-		t.Errorf("got %q", got)
 	}
 }
 
@@ -274,6 +281,31 @@ func FuzzQuote(f *testing.F) {
 	})
 }
 
+// The automaton agrees with package glob, which the rules are written for.
+func FuzzPattern(f *testing.F) {
+	for _, s := range [][2]string{{"**/.git/hooks", "a/.git/hooks"}, {"a/**/[!b]*.pem", "a/x/c.pem"}, {"[id]", "[id]"}, {`\*`, "*"}, {"a**b/?", "axb/\xff"}, {"**/a/**/b", "a/a/b/b"}, {"\xff", "\ufffd"}, {"**/**/x", "x"}} {
+		f.Add(s[0], s[1])
+	}
+	f.Fuzz(func(t *testing.T, pattern, name string) {
+		if strings.HasSuffix(pattern, "/") || strings.HasSuffix(pattern, "**") || strings.HasPrefix(pattern, "/") || strings.HasPrefix(pattern, "./") {
+			return // these say more than a glob does
+		}
+		parts := strings.Split(name, "/")
+		if slices.Contains(parts, "") {
+			return
+		}
+		m, err := compile("/w", []Pattern{{Text: pattern}}, false)
+		if err != nil {
+			return
+		}
+		want := glob.MustCompile(pattern).Match(name)
+		_, h := (&looker{m: m}).follow(name)
+		if got := h != nil && len(h.full) > 0; got != want {
+			t.Fatalf("%q on %q: %v, glob says %v", pattern, name, got, want)
+		}
+	})
+}
+
 func BenchmarkScan(b *testing.B) {
 	root := b.TempDir()
 	for i := range 3000 { // 60,000 files in 3,000 directories
@@ -291,6 +323,18 @@ func BenchmarkScan(b *testing.B) {
 		res, err := Scan(root, ps, Limits{})
 		if err != nil || len(res.Matches) != 3 || res.Entries < 60_000 {
 			b.Fatal(err, res.Entries, res.Matches)
+		}
+	}
+}
+
+// What a run of a small project pays before it starts.
+func BenchmarkScanSmall(b *testing.B) {
+	root := b.TempDir()
+	put(b, root, "go.mod=", "main.go=", "a/a.go=", ".git/config=", ".env=")
+	ps := pats("**/.git/hooks/", "**/.git/config", "**/.claude/", "**/.vscode/", "**/.envrc", "**/.env", "**/.env.*", "**/*.pem", "**/id_rsa*")
+	for b.Loop() {
+		if res, err := Scan(root, ps, Limits{}); err != nil || len(res.Matches) != 2 {
+			b.Fatal(err, res)
 		}
 	}
 }

@@ -194,7 +194,7 @@ func (s *sweeper) decide(items []item) []act {
 		if it.class == guarded && now.Kind == host.KindDir {
 			// An old directory is judged by its entries. A new one is moved
 			// as a whole, so that one line puts it back; empty it does nothing.
-			if known && old.Kind == host.KindDir || !it.full {
+			if known && old.Kind == host.KindDir || !it.full || it.split {
 				continue
 			}
 		}

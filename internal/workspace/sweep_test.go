@@ -233,10 +233,7 @@ func TestSessionInsideIsRefused(t *testing.T) {
 // Someone swaps directories for symlinks that lead out, all the time. Nothing
 // outside the workspace may change.
 func TestSweepSwapper(t *testing.T) {
-	n := 2000
-	if testing.Short() {
-		n = 200
-	}
+	const n = 300
 	b := setUp(t)
 	out := t.TempDir()
 	put(t, out, ".envrc=canary", ".claude/settings.json=canary", "hooks/pre-commit=canary", "config=[core]\nfsmonitor=canary", ".git/hooks/pre-commit=canary", ".git/config=[core]\nfsmonitor=x")

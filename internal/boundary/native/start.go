@@ -400,7 +400,14 @@ func (r *running) reap() {
 func (r *running) Wait() (boundary.Exit, error) {
 	buf := make([]byte, 4)
 	_, err := io.ReadFull(r.status, buf)
-	r.reap()
+	if err == nil && r.inner {
+		// Pid 1 tells when all others are dead and reaped. Its own end, and
+		// that of its namespaces, is for the kernel to finish; we need not
+		// wait for it.
+		go r.reap()
+	} else {
+		r.reap()
+	}
 	r.release()
 	if err != nil {
 		// Pid 1 was killed before it could tell: by us, or by the kernel.

@@ -40,6 +40,7 @@ type Stat struct {
 	Born, Ctime int64 // nanoseconds
 	Size        int64
 	Mode        uint32 // permission bits
+	Links       uint32 // names that this inode has
 	Type        Type
 }
 
@@ -223,7 +224,7 @@ func statx(fd int, name string, flags int) (Stat, error) {
 	s := Stat{
 		Dev: unix.Mkdev(x.Dev_major, x.Dev_minor), Ino: x.Ino,
 		Ctime: x.Ctime.Sec*1e9 + int64(x.Ctime.Nsec),
-		Size:  int64(x.Size), Mode: uint32(x.Mode) & 0o7777,
+		Size:  int64(x.Size), Mode: uint32(x.Mode) & 0o7777, Links: x.Nlink,
 		Type: Type(x.Mode & unix.S_IFMT >> 12), // S_IFMT>>12 is d_type (dirent.h, IFTODT)
 	}
 	if x.Mask&unix.STATX_BTIME != 0 {

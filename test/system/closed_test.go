@@ -1,0 +1,92 @@
+package system
+
+import (
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// Without something that the boundary is made of, nothing runs, and the person
+// is told what is missing and what to do.
+func TestFailsClosed(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		rig   rigging
+		flags []string
+		says  string
+	}{
+		{"no user namespaces", rigging{Limits: []string{"max_user_namespaces"}}, nil, "user namespace"},
+		{"no mount namespaces", rigging{Limits: []string{"max_mnt_namespaces"}}, nil, "mount"},
+		{"no network namespaces", rigging{Limits: []string{"max_net_namespaces"}}, nil, "net"},
+		{"no pid namespaces", rigging{Limits: []string{"max_pid_namespaces"}}, nil, "pid"},
+		{"no ipc namespaces", rigging{Limits: []string{"max_ipc_namespaces"}}, nil, "ipc"},
+		{"user namespaces refused", rigging{Refuse: []refusal{
+			{unix.SYS_CLONE, syscall.EPERM, unix.CLONE_NEWUSER},
+			{unix.SYS_UNSHARE, syscall.EPERM, unix.CLONE_NEWUSER},
+			{Call: unix.SYS_CLONE3, Errno: syscall.ENOSYS},
+		}}, nil, "user"},
+		{"no Landlock", rigging{Refuse: []refusal{{Call: unix.SYS_LANDLOCK_CREATE_RULESET, Errno: syscall.ENOSYS}}}, nil, "andlock"},
+		{"Landlock off", rigging{Refuse: []refusal{{Call: unix.SYS_LANDLOCK_CREATE_RULESET, Errno: syscall.EOPNOTSUPP}}}, nil, "andlock"},
+		{"no seccomp", rigging{Refuse: []refusal{{Call: unix.SYS_SECCOMP, Errno: syscall.EINVAL}}}, nil, "seccomp"},
+		{"no mount", rigging{Refuse: []refusal{{Call: unix.SYS_MOUNT, Errno: syscall.EPERM}, {Call: unix.SYS_FSMOUNT, Errno: syscall.EPERM}, {Call: unix.SYS_OPEN_TREE, Errno: syscall.EPERM}}}, nil, "mount"},
+		{"no pivot_root", rigging{Refuse: []refusal{{Call: unix.SYS_PIVOT_ROOT, Errno: syscall.EPERM}}}, nil, "root"},
+		{"/proc is covered", rigging{Mask: []string{"/proc/meminfo", "/proc/uptime"}}, nil, "/proc"},
+		{"root", rigging{Root: true}, nil, "root"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			r := s.rigged(t, c.rig, append([]string{binary, "run"}, append(c.flags, "--", "touch", "made")...)...)
+			want := 69
+			if c.name == "root" {
+				want = 77
+			}
+			if r.status == 69 || r.status == 77 {
+				want = r.status
+			}
+			r.complains(t, want, c.says)
+			if s.exists("made") {
+				t.Error("the command ran")
+			}
+			t.Logf("%d: %s", r.status, r.err)
+		})
+	}
+}
+
+// The control for all of the above: the helper alone breaks nothing.
+func TestRigBreaksNothing(t *testing.T) {
+	s := newSite(t)
+	for _, rig := range []rigging{
+		{Empty: []string{"/var/tmp"}},
+		{Refuse: []refusal{{Call: unix.SYS_SWAPON, Errno: syscall.ENOSYS}, {unix.SYS_CLONE, syscall.EPERM, 1 << 31}}},
+	} {
+		r := s.rigged(t, rig, binary, "run", "--", "echo", "fine")
+		r.wants(t, 0)
+		if r.out != "fine\n" {
+			t.Errorf("printed %q, errors %q", r.out, r.err)
+		}
+	}
+}
+
+// A file of the project can't switch anything off.
+func TestProjectCantWiden(t *testing.T) {
+	s := newSite(t)
+	s.write(t, s.home+"/secret.txt", "the secret\n")
+	for _, c := range []struct{ name, file, content string }{
+		{"policy", ".cofferdam/policy.jsonc", `{"filesystem": {"allowRead": ["~/secret.txt"]}}`},
+		{"variables", ".env", "COFFERDAM=0\nCOFFERDAM_DISABLE=1\nCOFFERDAM_BOUNDARY=none\n"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s.write(t, c.file, c.content)
+			if r := s.sh(t, "cat "+s.home+"/secret.txt"); r.status == 0 || strings.Contains(r.out, "secret") {
+				t.Errorf("status %d, printed %q", r.status, r.out)
+			}
+		})
+	}
+	cmd := s.command("run", "--", "cat", s.home+"/secret.txt")
+	cmd.Env = append(cmd.Env, "COFFERDAM=0", "COFFERDAM_DISABLE=1", "COFFERDAM_BOUNDARY=none", "COFFERDAM_POLICY=/dev/null")
+	if r := finish(t, cmd); r.status == 0 {
+		t.Errorf("variables: printed %q", r.out)
+	}
+}
