@@ -191,11 +191,10 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 		return eff, policyError(err)
 	}
 	// Who can write there decides what is trusted, and who can connect to a
-	// session's socket there speaks to its supervisor. A rule for the whole home
-	// does not open it.
+	// session's socket there speaks to its supervisor. No rule opens it.
 	eff.Paths = append(eff.Paths, policy.PathRule{
 		Access: policy.DenyRead, Pattern: realDir(state), Text: state, Reason: "cofferdam's own records", Optional: true,
-		Origin: plan.Origin{Layer: "built-in", Key: "state directory"},
+		Origin: plan.Origin{Layer: compile.Own, Key: "state directory"},
 	})
 	return eff, nil
 }

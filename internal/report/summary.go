@@ -74,7 +74,11 @@ func (s *Summary) Event(e event.Event) error {
 			s.more(e.Kind, n)
 			return nil
 		}
-		s.SetAway = append(s.SetAway, Moved{e.Subject, e.To, e.Reason, "mv -n -- " + Shell(e.To) + " " + Shell(e.Subject)})
+		undo := e.Detail // the line of who moved it, who knows what is there now
+		if undo == "" {
+			undo = "mv -n -- " + Shell(e.To) + " " + Shell(e.Subject)
+		}
+		s.SetAway = append(s.SetAway, Moved{e.Subject, e.To, e.Reason, undo})
 	case event.LimitHit:
 		for i := range s.Limits {
 			if s.Limits[i].Name == e.Subject {
@@ -131,6 +135,9 @@ func (s *Summary) more(k event.Kind, n int) {
 
 // allow is the flag that opens what was refused.
 func allow(e event.Event) string {
+	if e.Origin == "cofferdam" {
+		return "" // its own records: nothing would
+	}
 	switch e.Access {
 	case "read":
 		return "--allow-read " + Shell(e.Subject)

@@ -355,13 +355,18 @@ func covers(pattern, p string) bool {
 	return p == pattern || pattern == "/" || len(p) > len(pattern) && p[len(pattern)] == '/' && p[:len(pattern)] == pattern
 }
 
+// Own is the layer of denials that nobody can lift: of cofferdam's own records.
+const Own = "cofferdam"
+
 // stronger reports whether a wins over b.
 func stronger(a, b *pathRule) bool {
 	if b == nil {
 		return true
 	}
 	denies := func(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
-	managed := func(r *pathRule) bool { return r.Origin.Layer == "managed" && denies(r) }
+	managed := func(r *pathRule) bool {
+		return denies(r) && (r.Origin.Layer == "managed" || r.Origin.Layer == Own)
+	}
 	if managed(a) != managed(b) {
 		return managed(a)
 	}

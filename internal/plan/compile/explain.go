@@ -90,6 +90,10 @@ func (c *compiler) explainPath(e *Explanation) {
 		e.Change = fmt.Sprintf(`"filesystem": {"deny%s": [%q]} in a policy, or --deny-%s %s`, key, name, e.Kind, name)
 		return
 	}
+	if decider != nil && decider.Origin.Layer == Own {
+		e.Change = "nothing: these are cofferdam's own records"
+		return
+	}
 	if decider != nil && decider.Origin.Layer == "managed" {
 		e.Change = "nothing here: your organisation's policy decides"
 		return
