@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"strings"
@@ -151,7 +152,7 @@ func (r *run) open(ctx context.Context) error {
 	}
 	r.recorder.open(r.session.Events)
 	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
-		return err
+		return r.workspaceGone(err)
 	}
 	if err := r.session.Write(session.BaselineFile, r.baseline); err != nil {
 		return err
@@ -247,9 +248,18 @@ func (r *run) sweep() error {
 		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
 	}
 	if err != nil {
-		return err
+		return r.workspaceGone(err)
 	}
 	return unsettled(rep)
+}
+
+// workspaceGone puts into words that somebody on the host has taken the workspace
+// away; any other error stays as it is.
+func (r *run) workspaceGone(err error) error {
+	if errors.Is(err, fs.ErrNotExist) {
+		return &UsageError{Text: fmt.Sprintf("the workspace %q has gone; what appeared in it could not be looked at", r.plan.Workspace), Hint: "go to a directory that exists"}
+	}
+	return err
 }
 
 // unsettled is the error of a sweep that could not do all that it had to.

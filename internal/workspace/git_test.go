@@ -82,14 +82,6 @@ func (g *gitBox) must(dir, line string) {
 	}
 }
 
-func (g *gitBox) git(dir string, args ...string) {
-	g.t.Helper()
-	for i := range args {
-		args[i] = Quote(args[i])
-	}
-	g.must(dir, "git "+strings.Join(args, " "))
-}
-
 // fired says whether what the person does next makes the marker.
 func (g *gitBox) fired(dir, act string) bool {
 	os.Remove(g.marker)

@@ -198,7 +198,7 @@ func TestExec(t *testing.T) {
 		x.end()
 	})
 	t.Run("SIGTERM", func(t *testing.T) {
-		e := s.start(t, "ready\n", "exec", "long", "--", "sh", "-c", "echo ready; sleep 1000")
+		e := s.start(t, "ready\n", "exec", "long", "--", "sh", "-c", "echo ready; exec sleep 1000")
 		if err := e.Process.Signal(syscall.SIGTERM); err != nil {
 			t.Fatal(err)
 		}
