@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	"cofferdam/internal/glob"
 	"cofferdam/internal/host"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -75,8 +76,10 @@ func Plan(in Input) (*plan.Plan, error) {
 	}
 	c.mechanisms()
 	c.rules()
+	c.patternsOutside()
 	c.tree()
 	c.guards()
+	c.deniedNames()
 	c.environment()
 	c.network()
 	c.limits()
@@ -292,6 +295,54 @@ func (c *compiler) plantable(p, real string) bool {
 		}
 	}
 	return false
+}
+
+// patternsOutside judges patterns that reach out of the workspace, where nobody
+// looks for what they match. Where nothing can be read they need nothing; else a
+// denial that can't be carried out stops the run, and an allowance is told.
+func (c *compiler) patternsOutside() {
+	inside := glob.Escape(c.in.Workspace) + "/"
+	for i, r := range c.in.Policy.Paths {
+		if !r.Glob || strings.HasPrefix(r.Pattern, inside) {
+			continue
+		}
+		st := &c.p.Rules[i]
+		from := "/"
+		for _, name := range glob.Split(r.Pattern) {
+			if glob.HasMeta(name) {
+				break
+			}
+			from = path.Join(from, name)
+		}
+		if r.Access == policy.AllowRead || r.Access == policy.AllowWrite {
+			st.Status, st.Note = plan.Impossible, "patterns are looked for in the workspace only"
+			continue
+		}
+		if at := c.openBelow(from); at != "" {
+			st.Status, st.Note = plan.Impossible, "patterns are looked for in the workspace only, and "+at+" can be read"
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{
+				Required: true, Missing: st.Text, Because: st.Note, Rule: st.ID,
+				Remedy: "name the paths, or the directory that they are in",
+			})
+		}
+	}
+}
+
+// openBelow finds a directory of the host that can be read, outside of the
+// workspace, and that lies in dir or holds it.
+func (c *compiler) openBelow(dir string) string {
+	if a := c.decide(dir); a.read && !covers(c.in.Workspace, dir) {
+		return dir
+	}
+	for _, r := range c.paths {
+		if !covers(dir, r.Pattern) || covers(c.in.Workspace, r.Pattern) || c.in.Facts.Paths[r.Pattern].RealKind != host.KindDir {
+			continue
+		}
+		if c.decide(r.Pattern).read {
+			return r.Pattern
+		}
+	}
+	return ""
 }
 
 // ownRoots are the names in "/" that the inside has of its own, whatever the
@@ -636,6 +687,27 @@ func (c *compiler) guards() {
 			}
 		}
 		c.p.Guards = append(c.p.Guards, guard)
+	}
+}
+
+// deniedNames guards names in the workspace that must not be written and that are
+// not there yet, or that a pattern may match later: no mount can hold them.
+func (c *compiler) deniedNames() {
+	inside := glob.Escape(c.in.Workspace) + "/"
+	for i, r := range c.in.Policy.Paths {
+		if r.Access != policy.DenyWrite {
+			continue
+		}
+		pattern := r.Pattern
+		if !r.Glob {
+			if c.in.Facts.Paths[r.Pattern].Kind != host.KindAbsent {
+				continue
+			}
+			pattern = glob.Escape(pattern)
+		}
+		if rel, ok := strings.CutPrefix(pattern, inside); ok {
+			c.p.Guards = append(c.p.Guards, plan.Guard{Pattern: rel, Reason: "the policy denies writing it", Rule: i + 1})
+		}
 	}
 }
 

@@ -198,6 +198,40 @@ func TestSocketsAreNotOpened(t *testing.T) {
 	}
 }
 
+// A name that must not be written and is not there can't be held by a mount; it is
+// guarded: what appears is set aside.
+func TestAbsentDeniedNamesAreGuarded(t *testing.T) {
+	p, err := compiled(t, "", `{"filesystem": {"denyWrite": ["./later", "**/go.sum"]}}`, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"later", "**/go.sum"} {
+		if !slices.ContainsFunc(p.Guards, func(g plan.Guard) bool { return g.Pattern == want }) {
+			t.Errorf("%s is not guarded", want)
+		}
+	}
+}
+
+// A pattern is looked for in the workspace only. Where it would have to hold
+// elsewhere the run is refused; nothing is accepted and then not enforced.
+func TestPatternsOutsideAreGaps(t *testing.T) {
+	for user, want := range map[string]bool{
+		`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["~/docs/*.pem"]}}`: true,
+		`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["~/**/*.pem"]}}`:   true,
+		`{"filesystem": {"denyRead": ["/usr/**/*.pem"]}}`:                         true,
+		`{"filesystem": {"denyRead": ["~/**/*.pem"]}}`:                            false, // nothing there can be read
+		`{"filesystem": {"denyRead": ["**/*.pem"]}}`:                              false,
+	} {
+		p, err := compiled(t, "", user, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := len(p.RequiredGaps()) > 0; got != want {
+			t.Errorf("%s: refused %v, want %v: %+v", user, got, want, p.Gaps)
+		}
+	}
+}
+
 func TestWorkspacesThatAreNone(t *testing.T) {
 	eff, err := policy.Load(policy.Source{Place: policy.Place{Home: annHome, Workspace: "/"}})
 	if err != nil {
