@@ -1,11 +1,13 @@
 package policy
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"path"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 
@@ -28,10 +30,11 @@ const (
 // Finding is one key of an imported file and what became of it. No key is left
 // out without one.
 type Finding struct {
-	Key       string `json:"key"`
-	Line, Col int
-	Effect    Effect `json:"effect"`
-	Text      string `json:"text"`
+	Key    string `json:"key"`
+	Line   int    `json:"line"`
+	Col    int    `json:"col"`
+	Effect Effect `json:"effect"`
+	Text   string `json:"text,omitempty"`
 }
 
 // Foreign reports by its shape whether data is another tool's settings: "claude"
@@ -42,42 +45,30 @@ func Foreign(data []byte) string {
 	if err != nil {
 		return ""
 	}
-	obj, ok := t.root.Value.(*hujson.Object)
-	if !ok {
-		return ""
-	}
-	ours := map[string]bool{}
-	d := reflect.TypeFor[Document]()
-	for i := range d.NumField() {
-		name, _, _ := strings.Cut(d.Field(i).Tag.Get("json"), ",")
-		ours[name] = true
-	}
-	top := map[string]*hujson.Value{}
-	for i := range obj.Members {
-		top[obj.Members[i].Name.Value.(hujson.Literal).String()] = &obj.Members[i].Value
-	}
+	return kindOf(&t.root)
+}
+
+func kindOf(root *hujson.Value) string {
+	top := membersOf(root)
 	if top["sandbox"] != nil || top["permissions"] != nil {
 		return "claude"
 	}
 	if top["network"] == nil || top["filesystem"] == nil {
 		return ""
 	}
-	// srt's file has two sections that ours has too. It is srt's if any key in
-	// it is srt's alone.
-	for name := range top {
-		if !ours[name] && tables().srtTop[name] != nil {
-			return "srt"
-		}
-	}
-	for section, known := range map[string]map[string]importRule{"network": tables().srtNetwork, "filesystem": tables().srtFilesystem, "credentials": tables().srtCredentials} {
-		obj, ok := valueOf(top[section]).(*hujson.Object)
-		if !ok {
+	// srt's file has sections that ours has too. It is srt's if any key in it
+	// is srt's alone.
+	srt, ours := tables().srt, keysOf(reflect.TypeFor[Document]())
+	for name, v := range top {
+		if srt[name].read == nil {
 			continue
 		}
-		mine := sectionKeys(section)
-		for i := range obj.Members {
-			name := obj.Members[i].Name.Value.(hujson.Literal).String()
-			if !mine[name] && known[name].do != nil {
+		mine, shared := ours[name]
+		if !shared {
+			return "srt"
+		}
+		for key := range membersOf(v) {
+			if srt[name].inside[key].read != nil && !slices.Contains(mine, key) {
 				return "srt"
 			}
 		}
@@ -85,410 +76,636 @@ func Foreign(data []byte) string {
 	return ""
 }
 
-func valueOf(v *hujson.Value) any {
-	if v == nil {
-		return nil
+func membersOf(v *hujson.Value) map[string]*hujson.Value {
+	members := map[string]*hujson.Value{}
+	if obj, ok := v.Value.(*hujson.Object); ok {
+		for i := range obj.Members {
+			members[obj.Members[i].Name.Value.(hujson.Literal).String()] = &obj.Members[i].Value
+		}
 	}
-	return v.Value
+	return members
 }
 
-// sectionKeys are the keys of one of our own sections.
-func sectionKeys(section string) map[string]bool {
-	keys := map[string]bool{}
-	d := reflect.TypeFor[Document]()
-	for i := range d.NumField() {
-		if name, _, _ := strings.Cut(d.Field(i).Tag.Get("json"), ","); name == section {
-			for j := range d.Field(i).Type.NumField() {
-				key, _, _ := strings.Cut(d.Field(i).Type.Field(j).Tag.Get("json"), ",")
-				keys[key] = true
-			}
+// keysOf are the keys of our own format, with the keys inside each.
+func keysOf(t reflect.Type) map[string][]string {
+	keys := map[string][]string{}
+	for i := range t.NumField() {
+		name, _, _ := strings.Cut(t.Field(i).Tag.Get("json"), ",")
+		keys[name] = nil
+		if t.Field(i).Type.Kind() == reflect.Struct {
+			keys[name] = slices.Collect(maps.Keys(keysOf(t.Field(i).Type)))
 		}
 	}
 	return keys
 }
 
-// Import turns the settings of another tool into a policy. Unknown keys in what
-// speaks of the sandbox are errors, all reported at once.
+// Import turns the settings of another tool into a policy. Each value keeps its
+// place in the imported file. Unknown keys in what speaks of the sandbox are
+// errors, all reported at once, as Problems; so is a rule that can't be read.
+// What would weaken the boundary is reported and not applied.
 func Import(file string, data []byte) (doc *Document, kind string, findings []Finding, err error) {
-	kind = Foreign(data)
 	t, err := parseTree(file, data)
 	if err != nil {
-		return nil, kind, nil, err
+		return nil, "", nil, err
 	}
-	im := &importer{decoder: decoder{tree: t}, doc: &Document{}}
+	kind = kindOf(&t.root)
+	im := &importer{decoder: decoder{tree: t}, doc: &Document{}, written: map[Pos]string{}}
 	switch kind {
 	case "claude":
-		im.top(&t.root, tables().claudeTop, "not about the sandbox")
+		im.claude()
 	case "srt":
-		im.top(&t.root, tables().srtTop, "")
+		im.srt()
 	default:
-		return nil, "", nil, Problems{{File: file, Text: "neither Claude Code's nor srt's settings"}}
+		return nil, "", nil, Problems{{File: file, Text: "neither Claude Code's nor srt's settings",
+			Hint: `Claude Code's have "sandbox" or "permissions" at the top, srt's "network" and "filesystem"`}}
 	}
+	im.settle()
 	if err := im.problems.err(); err != nil {
 		return nil, kind, nil, err
 	}
+	slices.SortStableFunc(im.findings, func(a, b Finding) int {
+		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Col, b.Col))
+	})
 	return im.doc, kind, im.findings, nil
 }
 
+// importer reads a foreign file along tables of rules.
 type importer struct {
 	decoder
 	doc      *Document
 	findings []Finding
+	wrong    int            // problems of values, beyond those that are listed too
+	written  map[Pos]string // the key of each path
+	// absolute are denials that no allowance takes anything out of, however
+	// specific it is. We have no such rule, see settle.
+	absolute []absolute
 }
 
-// importRule says what to do with one key.
-type importRule struct {
-	do func(im *importer, v *hujson.Value, key string)
+// rule says what to do with one key. A rule reports a problem or a finding,
+// always.
+type rule struct {
+	read func(im *importer, v *hujson.Value, key string)
+	// inside are the rules of an object's own keys.
+	inside rules
 }
 
-func (im *importer) find(v *hujson.Value, key string, e Effect, text string) {
-	p := im.pos(v.StartOffset)
-	im.findings = append(im.findings, Finding{Key: key, Line: p.Line, Col: p.Col, Effect: e, Text: text})
-}
-
-// top reads the file's object. A key that nobody knows is reported with others,
-// if it is not, an error.
-func (im *importer) top(v *hujson.Value, rules map[string]*importRule, others string) {
-	im.members(v, "", func(name string, nameAt, value *hujson.Value) {
-		if r := rules[name]; r != nil {
-			r.do(im, value, name)
-			return
-		}
-		if others != "" {
-			im.find(nameAt, name, Ignored, others)
-			return
-		}
-		im.unknown(nameAt, "", name, slices.Sorted(maps.Keys(rules)))
-	})
-}
-
-func (im *importer) unknown(nameAt *hujson.Value, key, name string, known []string) {
-	text, hint := "unknown key", "known are "+strings.Join(known, ", ")
-	if n := nearest(name, known); n != "" {
-		hint = fmt.Sprintf("did you mean %q?", n)
-	}
-	im.report(nameAt, join(key, name), text, hint)
-}
-
-// section reads one object whose keys are all known.
-func section(rules map[string]importRule) *importRule {
-	return &importRule{func(im *importer, v *hujson.Value, key string) {
-		im.members(v, key, func(name string, nameAt, value *hujson.Value) {
-			r, ok := rules[name]
-			if !ok {
-				im.unknown(nameAt, key, name, slices.Sorted(maps.Keys(rules)))
-				return
-			}
-			r.do(im, value, join(key, name))
-		})
-	}}
-}
-
-func inner(rules map[string]importRule) importRule { return *section(rules) }
-
-// strings reads a list of leaves into a field of the document.
-func list(is string, to func(*Document) *[]Val[string]) importRule {
-	return importRule{func(im *importer, v *hujson.Value, key string) {
-		before := len(im.problems)
-		var items []Val[string]
-		im.value(reflect.ValueOf(&items).Elem(), v, key, is)
-		if len(im.problems) == before {
-			field := to(im.doc)
-			*field = append(*field, items...)
-			im.find(v, key, Carried, "")
-		}
-	}}
-}
-
-// paths reads a list of paths. An entry may be an object with a literal path.
-func paths(to func(*Document) *[]Val[string]) importRule {
-	return importRule{func(im *importer, v *hujson.Value, key string) {
-		arr, ok := v.Value.(*hujson.Array)
-		if !ok {
-			im.report(v, key, "a list is wanted here, not "+kindName(v), "")
-			return
-		}
-		field := to(im.doc)
-		for i := range arr.Elements {
-			e := &arr.Elements[i]
-			at := fmt.Sprintf("%s[%d]", key, i)
-			literal := false
-			if obj, ok := e.Value.(*hujson.Object); ok {
-				for j := range obj.Members {
-					if obj.Members[j].Name.Value.(hujson.Literal).String() == "path" {
-						e, literal = &obj.Members[j].Value, true
-					}
-				}
-			}
-			var item Val[string]
-			im.value(reflect.ValueOf(&item).Elem(), e, at, "path")
-			if literal {
-				item.V = glob.Escape(item.V)
-			}
-			if item.V != "" {
-				*field = append(*field, item)
-			}
-		}
-		im.find(v, key, Carried, "")
-	}}
-}
-
-// told is a key that changes nothing here, with the reason.
-func told(e Effect, text string) importRule {
-	return importRule{func(im *importer, v *hujson.Value, key string) { im.find(v, key, e, text) }}
-}
-
-// wants is a switch: the good value is carried, the other one would weaken.
-func wants(good bool, text string) importRule {
-	return importRule{func(im *importer, v *hujson.Value, key string) {
-		lit, ok := v.Value.(hujson.Literal)
-		switch {
-		case !ok || lit.Kind() != 't' && lit.Kind() != 'f':
-			im.report(v, key, "true or false is wanted here, not "+kindName(v), "")
-		case lit.Bool() == good:
-			im.find(v, key, Carried, "always so here")
-		default:
-			im.find(v, key, Weakening, text)
-		}
-	}}
-}
-
-// credentials of both tools: "deny" is carried, "mask" becomes deny.
-func credentials(nameKey, is string, add func(*Document, Val[string])) importRule {
-	return importRule{func(im *importer, v *hujson.Value, key string) {
-		arr, ok := v.Value.(*hujson.Array)
-		if !ok {
-			im.report(v, key, "a list is wanted here, not "+kindName(v), "")
-			return
-		}
-		for i := range arr.Elements {
-			at := fmt.Sprintf("%s[%d]", key, i)
-			var name Val[string]
-			mode := "deny"
-			im.members(&arr.Elements[i], at, func(n string, nameAt, value *hujson.Value) {
-				switch n {
-				case nameKey:
-					im.value(reflect.ValueOf(&name).Elem(), value, join(at, n), is)
-				case "mode":
-					if lit, ok := value.Value.(hujson.Literal); ok && lit.Kind() == '"' {
-						mode = lit.String()
-					}
-					if mode != "deny" && mode != "mask" {
-						im.report(value, join(at, n), quote(mode)+" is not a known value", `write "deny" or "mask"`)
-					}
-				case "extract", "onExtractNoMatch", "decode", "maskClaims", "injectHosts", "maskDuplicates":
-					im.find(value, join(at, n), Tightened, "belongs to masking, which needs the gateway: the secret is denied as a whole")
-				default:
-					im.unknown(nameAt, at, n, []string{nameKey, "mode", "extract", "injectHosts"})
-				}
-			})
-			if name.V == "" {
-				continue
-			}
-			add(im.doc, name)
-			if mode == "mask" {
-				im.find(&arr.Elements[i], at, Tightened, "a masked secret needs the gateway, which is not there yet: it is denied")
-			}
-		}
-		im.find(v, key, Carried, "")
-	}}
-}
-
-var credentialFiles = credentials("path", "path", func(d *Document, v Val[string]) {
-	d.Credentials.Files = append(d.Credentials.Files, CredentialFile{Path: v})
-})
-
-var credentialVars = credentials("name", "envDeny", func(d *Document, v Val[string]) {
-	d.Credentials.EnvVars = append(d.Credentials.EnvVars, CredentialVar{Name: v})
-})
-
-// domains of both tools; a name that we refuse is an error there too.
-var (
-	allowedDomains = list("domain", func(d *Document) *[]Val[string] { return &d.Network.AllowedDomains })
-	deniedDomains  = list("domainDeny", func(d *Document) *[]Val[string] { return &d.Network.DeniedDomains })
-	allowRead      = paths(func(d *Document) *[]Val[string] { return &d.Filesystem.AllowRead })
-	denyRead       = paths(func(d *Document) *[]Val[string] { return &d.Filesystem.DenyRead })
-	allowWrite     = paths(func(d *Document) *[]Val[string] { return &d.Filesystem.AllowWrite })
-	denyWrite      = paths(func(d *Document) *[]Val[string] { return &d.Filesystem.DenyWrite })
-)
-
-const noSockets = "unix sockets of the host are out of reach here"
+type rules map[string]rule
 
 // importTables are what is known of other tools' settings.
 type importTables struct {
-	srtNetwork, srtFilesystem, srtCredentials map[string]importRule
-	srtTop, claudeTop                         map[string]*importRule
+	srt, claude rules
 }
 
 // tables are built when a file is imported; every start pays for what a package
 // builds before.
-var tables = sync.OnceValue(func() importTables {
-	// srt's settings file.
-	srtNetwork := map[string]importRule{
-		"allowedDomains": allowedDomains, "deniedDomains": deniedDomains,
-		"deniedDomainReasons":     told(Lossy, "the reasons are not shown yet; the rules hold"),
-		"strictAllowlist":         told(Carried, "a list is always strict here"),
-		"deniedResolvedAddresses": told(Tightened, "no address outside can be reached"),
-		"allowUnixSockets":        told(Weakening, noSockets), "allowAllUnixSockets": told(Weakening, noSockets),
-		"allowLocalBinding": told(Carried, "servers inside can be reached from inside; the host's loopback can't"),
-		"allowMachLookup":   told(Ignored, "macOS only"),
-		"httpProxyPort":     told(Weakening, "there is no way to a proxy outside"), "socksProxyPort": told(Weakening, "there is no way to a proxy outside"),
-		"mitmProxy": told(Tightened, "needs the gateway"), "parentProxy": told(Tightened, "needs the gateway"), "tlsTerminate": told(Tightened, "needs the gateway"),
-		"allowPlaintextHeaderSet": told(Tightened, "needs the gateway"), "stripResponseHeaders": told(Tightened, "needs the gateway"),
-		"refuseOpaqueTunnels": told(Tightened, "needs the gateway"), "requireHostMatch": told(Tightened, "needs the gateway"), "ambiguousRequestTarget": told(Tightened, "needs the gateway"),
-	}
-	srtFilesystem := map[string]importRule{
-		"denyRead": denyRead, "allowRead": allowRead, "allowWrite": allowWrite, "denyWrite": denyWrite,
-		"allowGitConfig": {func(im *importer, v *hujson.Value, key string) {
-			im.value(reflect.ValueOf(&im.doc.Filesystem.AllowGitConfig).Elem(), v, key, "bool")
-			im.find(v, key, Carried, "")
-		}},
-		"disabled": wants(false, "file rules can't be switched off"),
-	}
-	srtCredentials := map[string]importRule{
-		"files": credentialFiles, "envVars": credentialVars,
-		"awsPairs": told(Tightened, "needs the gateway: the credentials are not there inside"), "sigv4": told(Tightened, "needs the gateway"),
-		"allowPlaintextInject": told(Tightened, "needs the gateway"),
-	}
-	srtTop := map[string]*importRule{
-		"network": section(srtNetwork), "filesystem": section(srtFilesystem), "credentials": section(srtCredentials),
-		"ignoreViolations":             ref(told(Ignored, "changes reports only")),
-		"enableWeakerNestedSandbox":    ref(wants(false, "a weaker boundary is never a fallback here")),
-		"allowNestedUserNamespaces":    ref(wants(false, "user namespaces inside would open the kernel's mount and network code to the inside")),
-		"enableWeakerNetworkIsolation": ref(wants(false, "macOS only, and weaker")),
-		"allowAppleEvents":             ref(told(Ignored, "macOS only")),
-		"allowPty":                     ref(told(Ignored, "the inside has terminals of its own")),
-		"mandatoryDenySearchDepth":     ref(told(Tightened, "names are protected at every depth")),
-		"ripgrep":                      ref(told(Ignored, "no helper program is used")), "bwrapPath": ref(told(Ignored, "no helper program is used")),
-		"socatPath": ref(told(Ignored, "no helper program is used")), "seccomp": ref(told(Ignored, "no helper program is used")),
-		"javaAgentJarPath": ref(told(Ignored, "no helper program is used")), "windows": ref(told(Ignored, "Windows only")),
-		"git": ref(told(Ignored, "git inside sees the user as the owner")),
-	}
+var tables = sync.OnceValue(func() importTables { return importTables{srt: srtRules(), claude: claudeRules()} })
 
-	// Claude Code's settings file.
-	claudeSandbox := map[string]importRule{
-		"enabled":                  wants(true, "the boundary can't be switched off"),
-		"failIfUnavailable":        wants(true, "nothing starts without its boundary, whatever this says"),
-		"allowUnsandboxedCommands": wants(false, "nothing ever runs outside the boundary"),
-		"autoAllowBashIfSandboxed": told(Ignored, "a permission prompt of the agent's own"),
-		"excludedCommands":         told(Weakening, "nothing ever runs outside the boundary"),
-		"filesystem": inner(map[string]importRule{
-			"denyRead": denyRead, "allowRead": allowRead, "allowWrite": allowWrite, "denyWrite": denyWrite,
-			"disabled": wants(false, "file rules can't be switched off"), "allowManagedReadPathsOnly": told(Lossy, "an organisation's policy goes to "+ManagedFile),
-			"allowGitConfig": {func(im *importer, v *hujson.Value, key string) {
-				im.value(reflect.ValueOf(&im.doc.Filesystem.AllowGitConfig).Elem(), v, key, "bool")
-				im.find(v, key, Carried, "")
-			}},
-		}),
-		"network": inner(map[string]importRule{
-			"allowedDomains": allowedDomains, "deniedDomains": deniedDomains,
-			"strictAllowlist":         told(Carried, "a list is always strict here"),
-			"allowManagedDomainsOnly": told(Lossy, "an organisation's policy goes to "+ManagedFile),
-			"allowUnixSockets":        told(Weakening, noSockets), "allowAllUnixSockets": told(Weakening, noSockets),
-			"allowLocalBinding": told(Carried, "servers inside can be reached from inside; the host's loopback can't"),
-			"allowMachLookup":   told(Ignored, "macOS only"),
-			"httpProxyPort":     told(Weakening, "there is no way to a proxy outside"), "socksProxyPort": told(Weakening, "there is no way to a proxy outside"),
-			"tlsTerminate": told(Tightened, "needs the gateway"), "deniedResolvedAddresses": told(Tightened, "no address outside can be reached"),
-		}),
-		"credentials":                  inner(srtCredentials),
-		"ignoreViolations":             told(Ignored, "changes reports only"),
-		"enableWeakerNestedSandbox":    wants(false, "a weaker boundary is never a fallback here"),
-		"allowNestedUserNamespaces":    wants(false, "user namespaces inside would open the kernel's mount and network code to the inside"),
-		"enableWeakerNetworkIsolation": wants(false, "macOS only, and weaker"),
-		"allowAppleEvents":             told(Ignored, "macOS only"),
-		"ripgrep":                      told(Ignored, "no helper program is used"), "bwrapPath": told(Ignored, "no helper program is used"), "socatPath": told(Ignored, "no helper program is used"),
-		"enabledPlatforms": told(Ignored, "the boundary is on wherever cofferdam runs"),
-	}
-	claudePermissions := map[string]importRule{
-		"deny": {permissions(true)}, "ask": {permissions(false)}, "allow": {permissions(false)},
-		"defaultMode":                  told(Ignored, "the agent's own prompts; the boundary holds in every mode"),
-		"disableBypassPermissionsMode": told(Ignored, "the agent's own prompts"), "disableAutoMode": told(Ignored, "the agent's own prompts"),
-		"additionalDirectories":                paths(func(d *Document) *[]Val[string] { return &d.Filesystem.AllowWrite }),
-		"blockReadsOutsideWorkingDirectories":  told(Tightened, "what nobody allowed is not there inside"),
-		"blockWritesOutsideWorkingDirectories": told(Carried, "only the workspace and what is allowed can be written"),
-		"denyInsteadOfPrompting":               told(Ignored, "the agent's own prompts"),
-	}
-	claudeTop := map[string]*importRule{
-		"sandbox": section(claudeSandbox), "permissions": section(claudePermissions),
-	}
-	return importTables{srtNetwork, srtFilesystem, srtCredentials, srtTop, claudeTop}
-})
+func (im *importer) find(v *hujson.Value, key string, e Effect, text string) {
+	im.findAt(im.pos(v.StartOffset), key, e, text)
+}
 
-func ref(r importRule) *importRule { return &r }
+func (im *importer) findAt(p Pos, key string, e Effect, text string) {
+	im.findings = append(im.findings, Finding{Key: key, Line: p.Line, Col: p.Col, Effect: e, Text: text})
+}
 
-// permissions reads rules like "Read(~/.ssh/**)". A deny of a path is a rule of
-// ours too; everything else is the agent's to ask about.
-func permissions(deny bool) func(im *importer, v *hujson.Value, key string) {
-	return func(im *importer, v *hujson.Value, key string) {
-		arr, ok := v.Value.(*hujson.Array)
-		if !ok {
-			im.report(v, key, "a list is wanted here, not "+kindName(v), "")
-			return
+// keys reads an object by its rules. Who knows better what to do with a key that
+// has none passes others.
+func (im *importer) keys(v *hujson.Value, key string, known rules, others func(name string, nameAt, value *hujson.Value)) {
+	empty := true
+	ok := im.members(v, key, func(name string, nameAt, value *hujson.Value) {
+		empty = false
+		switch r := known[name]; {
+		case r.read != nil:
+			r.read(im, value, join(key, name))
+		case others != nil:
+			others(name, nameAt, value)
+		default:
+			im.unknown(nameAt, key, name, slices.Sorted(maps.Keys(known)))
 		}
-		for i := range arr.Elements {
-			e := &arr.Elements[i]
+	})
+	if ok && empty && key != "" {
+		im.find(v, key, Carried, "empty")
+	}
+}
+
+func (im *importer) unknown(nameAt *hujson.Value, key, name string, known []string) {
+	hint := "known are " + strings.Join(known, ", ")
+	if n := nearest(name, known); n != "" {
+		hint = fmt.Sprintf("did you mean %q?", n)
+	}
+	im.report(nameAt, join(key, name), "unknown key", hint)
+}
+
+// section is an object whose keys are all known.
+func section(inside rules) rule {
+	return rule{inside: inside, read: func(im *importer, v *hujson.Value, key string) { im.keys(v, key, inside, nil) }}
+}
+
+// shape is what a value that changes nothing here has to look like all the same:
+// a string where a list belongs is a mistake, whoever reads it.
+type shape string
+
+const (
+	aBool    shape = "true or false"
+	aString  shape = "a string"
+	aNumber  shape = "a number"
+	aPort    shape = "a port" // 1 to 65535
+	aTable   shape = "an object"
+	strs     shape = "a list of strings"
+	aList    shape = "a list"
+	anything shape = ""
+)
+
+// is reports what doesn't look like the shape.
+func (im *importer) is(s shape, v *hujson.Value, key string) bool {
+	before := im.wrong
+	wanted := func(want shape) {
+		if string(want) != kindName(v) {
+			im.report(v, key, string(want)+" is wanted here, not "+kindName(v), "")
+		}
+	}
+	switch s {
+	case anything:
+		if kindName(v) == "null" {
+			im.report(v, key, "a value is wanted here, not null", "leave the key out")
+		}
+	case aPort:
+		wanted(aNumber)
+		if lit, ok := v.Value.(hujson.Literal); ok && lit.Kind() == '0' {
+			if n, err := strconv.ParseUint(string(lit), 10, 16); err != nil || n == 0 {
+				im.report(v, key, quote(string(lit))+" is not a port", "1 to 65535")
+			}
+		}
+	case strs:
+		for i, e := range im.elements(v, key) {
+			im.is(aString, e, fmt.Sprintf("%s[%d]", key, i))
+		}
+	default:
+		wanted(s)
+	}
+	return im.wrong == before
+}
+
+// report counts, for the list of problems has an end.
+func (im *importer) report(v *hujson.Value, key, text, hint string) {
+	im.wrong++
+	im.decoder.report(v, key, text, hint)
+}
+
+// elements are those of a list; what is none is reported.
+func (im *importer) elements(v *hujson.Value, key string) []*hujson.Value {
+	arr, ok := v.Value.(*hujson.Array)
+	if !ok {
+		im.report(v, key, "a list is wanted here, not "+kindName(v), "")
+		return nil
+	}
+	out := make([]*hujson.Value, len(arr.Elements))
+	for i := range arr.Elements {
+		out[i] = &arr.Elements[i]
+	}
+	return out
+}
+
+// told is a key that changes nothing here, with the reason.
+func told(s shape, e Effect, text string) rule {
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		if im.is(s, v, key) {
+			im.find(v, key, e, text)
+		}
+	}}
+}
+
+// toldAll is an object of which no key changes anything here.
+func toldAll(e Effect, text string, keys map[string]shape) rule {
+	inside := rules{}
+	for name, s := range keys {
+		inside[name] = told(s, e, text)
+	}
+	return section(inside)
+}
+
+// toldEach is a table with names of the writer's choice.
+func toldEach(s shape, e Effect, text string) rule {
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		im.keys(v, key, nil, func(name string, _, value *hujson.Value) {
+			if im.is(s, value, join(key, name)) {
+				im.find(value, join(key, name), e, text)
+			}
+		})
+	}}
+}
+
+// wants is a switch: one value is how it always is here, the other one has the
+// effect and is not applied.
+func wants(good bool, e Effect, text string) rule {
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		switch {
+		case !im.is(aBool, v, key):
+		case v.Value.(hujson.Literal).Bool() == good:
+			im.find(v, key, Carried, "so it is here")
+		default:
+			im.find(v, key, e, text)
+		}
+	}}
+}
+
+// grants is a list of rights that we don't give.
+func grants(s shape, e Effect, text string) rule {
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		switch {
+		case !im.is(s, v, key):
+		case len(v.Value.(*hujson.Array).Elements) == 0:
+			im.find(v, key, Carried, "empty")
+		default:
+			im.find(v, key, e, text)
+		}
+	}}
+}
+
+// domains reads a list of hosts. One that we refuse to allow because it would
+// take in strangers is left out; one that is none is a mistake.
+func domains(is, text string, to func(*Document) *[]Val[string]) rule {
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		for i, e := range im.elements(v, key) {
 			at := fmt.Sprintf("%s[%d]", key, i)
-			lit, ok := e.Value.(hujson.Literal)
-			if !ok || lit.Kind() != '"' {
-				im.report(e, at, "a string is wanted here, not "+kindName(e), "")
+			if lit, ok := e.Value.(hujson.Literal); ok && lit.Kind() == '"' {
+				s := lit.String()
+				if wide, _ := leaves["domain"].checkString(s); is == "domain" && wide != "" && domainMatch.MatchString(s) && strings.HasPrefix(s, "*") {
+					im.find(e, at, Weakening, wide+"; name the hosts that are needed")
+					continue
+				}
+			}
+			var host Val[string]
+			im.text(&host, e, at, is)
+			field := to(im.doc)
+			*field = append(*field, host)
+		}
+		im.find(v, key, Carried, text)
+	}}
+}
+
+var (
+	allowedDomains = domains("domain", "", func(d *Document) *[]Val[string] { return &d.Network.AllowedDomains })
+	deniedDomains  = domains("domainDeny", "subdomains are denied too", func(d *Document) *[]Val[string] { return &d.Network.DeniedDomains })
+)
+
+// paths reads one of the four lists of paths, which have the same names in all
+// three formats. An entry is a string or {path, literal}.
+func paths(access Access) rule {
+	text := map[Access]string{DenyRead: "can't be written either", AllowWrite: "can be read too"}[access]
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		field := im.doc.paths(access)
+		for i, e := range im.elements(v, key) {
+			at := fmt.Sprintf("%s[%d]", key, i)
+			p, ok := im.path(e, at)
+			if !ok {
 				continue
 			}
-			im.permission(e, at, lit.String(), deny)
+			if pattern, err := glob.Compile(p.V); err == nil {
+				if _, plain := pattern.Literal(); !plain && access == AllowWrite {
+					// Both tools pass over it on Linux, so it gives nothing there.
+					im.find(e, at, Lossy, quote(p.V)+" is a pattern, which gives nothing there on Linux either: left out; name the directories, or write the pattern in a policy of ours")
+					continue
+				} else if !plain && access == DenyWrite {
+					im.find(e, at, Tightened, quote(p.V)+" holds here; it is a pattern, which does nothing there on Linux")
+				}
+			}
+			*field = append(*field, p)
+			if access == DenyWrite {
+				// There it wins over every allowance.
+				im.absolute = append(im.absolute, absolute{p, DenyWrite, at})
+			}
 		}
-		if len(arr.Elements) == 0 {
-			im.find(v, key, Carried, "empty")
-		}
-	}
+		im.find(v, key, Carried, text)
+	}}
 }
 
-func (im *importer) permission(e *hujson.Value, at, rule string, deny bool) {
-	tool, spec, _ := strings.Cut(rule, "(")
-	spec = strings.TrimSuffix(spec, ")")
-	pos := im.pos(e.StartOffset)
-	switch {
-	case !deny:
-		im.find(e, at, Ignored, quote(rule)+" is a question of the agent's own; it gives nothing here")
-	case (tool == "Read" || tool == "Edit" || tool == "Write") && spec != "":
-		p := claudePath(spec)
-		if text, _ := leaves["path"].checkString(p); text != "" {
-			im.find(e, at, Lossy, quote(rule)+" is no path rule here: "+text)
-			return
+func (d *Document) paths(access Access) *[]Val[string] {
+	switch access {
+	case AllowRead:
+		return &d.Filesystem.AllowRead
+	case DenyRead:
+		return &d.Filesystem.DenyRead
+	case AllowWrite:
+		return &d.Filesystem.AllowWrite
+	}
+	return &d.Filesystem.DenyWrite
+}
+
+// path reads an entry of a list of paths.
+func (im *importer) path(v *hujson.Value, key string) (Val[string], bool) {
+	raw := v
+	literal := false
+	if _, ok := v.Value.(*hujson.Object); ok {
+		raw = nil
+		im.members(v, key, func(name string, nameAt, value *hujson.Value) {
+			switch name {
+			case "path":
+				raw = value
+			case "literal":
+				if im.is(aBool, value, join(key, name)) {
+					literal = value.Value.(hujson.Literal).Bool()
+				}
+			default:
+				im.unknown(nameAt, key, name, []string{"literal", "path"})
+			}
+		})
+		if raw == nil {
+			im.report(v, key, `"path" is missing`, "")
+			return Val[string]{}, false
 		}
-		if tool == "Read" {
-			im.doc.Filesystem.DenyRead = append(im.doc.Filesystem.DenyRead, Val[string]{V: p, Pos: pos})
-		} else {
-			im.doc.Filesystem.DenyWrite = append(im.doc.Filesystem.DenyWrite, Val[string]{V: p, Pos: pos})
-		}
-		im.find(e, at, Carried, "")
-	case tool == "WebFetch" && strings.HasPrefix(spec, "domain:"):
-		host := strings.TrimPrefix(spec, "domain:")
-		if text, _ := leaves["domainDeny"].checkString(host); text != "" {
-			im.find(e, at, Lossy, quote(rule)+" is no rule here: "+text)
-			return
-		}
-		im.doc.Network.DeniedDomains = append(im.doc.Network.DeniedDomains, Val[string]{V: host, Pos: pos})
-		im.find(e, at, Tightened, "holds for every program, not for one tool only")
+	}
+	if !im.is(aString, raw, key) {
+		return Val[string]{}, false
+	}
+	s := raw.Value.(hujson.Literal).String()
+	if literal {
+		s = literally(s)
+	} else {
+		s = wholeTree(s)
+	}
+	if text, hint := leaves["path"].checkString(s); text != "" {
+		im.report(raw, key, text, hint)
+		return Val[string]{}, false
+	}
+	at := im.pos(raw.StartOffset)
+	im.written[at] = key
+	return Val[string]{V: s, Pos: at}, true
+}
+
+// literally writes a path so that no character in it means anything but itself.
+func literally(s string) string {
+	s = strings.ReplaceAll(glob.Escape(s), "{", `\{`)
+	if s != "" && (s[0] == '!' || s[0] == '$' || s[0] == '~' && len(s) > 1 && s[1] != '/') {
+		s = "./" + s
+	}
+	return s
+}
+
+// wholeTree drops "/**" from the end: a path speaks for all below it anyway, and
+// a path is cheaper to enforce than a pattern.
+func wholeTree(s string) string {
+	switch t := strings.TrimSuffix(s, "/**"); {
+	case s == "**":
+		return "."
+	case t == s:
+		return s
+	case t == "":
+		return "/"
 	default:
-		im.find(e, at, Lossy, quote(rule)+" is about a tool of the agent's own, which it has to hold itself")
+		return wholeTree(t)
 	}
 }
 
-// claudePath turns a path of a permission rule into one of ours: "//x" is
-// absolute, "~/x" the home, "/x", "./x" and "x" the project; a bare name is meant
-// at any depth, as in a gitignore file.
-func claudePath(spec string) string {
-	spec = strings.TrimSuffix(spec, "/**")
-	switch {
-	case strings.HasPrefix(spec, "//"):
-		return path.Clean(spec[1:])
-	case spec == "~" || strings.HasPrefix(spec, "~/"):
-		return spec
-	case strings.HasPrefix(spec, "/"):
-		return "." + spec
-	case strings.HasPrefix(spec, "./"):
-		return spec
-	case !strings.Contains(spec, "/") && spec != "":
-		return "**/" + spec
+// credentials of both tools: "deny" is carried; "mask" becomes deny.
+func credentials(nameKey, is string, add func(*importer, Val[string], Val[string], string)) rule {
+	masking := map[string]shape{
+		"extract": anything, "onExtractNoMatch": aString, "decode": aString, "maskClaims": strs, "injectHosts": strs,
+		"maskDuplicates": anything,
 	}
-	return "./" + spec
+	known := append(slices.Sorted(maps.Keys(masking)), nameKey, "mode")
+	return rule{read: func(im *importer, v *hujson.Value, key string) {
+		for i, e := range im.elements(v, key) {
+			at := fmt.Sprintf("%s[%d]", key, i)
+			var name *Val[string]
+			mode := Val[string]{V: "deny", Pos: im.pos(e.StartOffset)}
+			ok := im.members(e, at, func(n string, nameAt, value *hujson.Value) {
+				s, mask := masking[n]
+				switch {
+				case n == nameKey:
+					name = &Val[string]{}
+					im.text(name, value, join(at, n), is)
+				case n == "mode":
+					if !im.is(aString, value, join(at, n)) {
+						return
+					}
+					mode.Pos = im.pos(value.StartOffset)
+					switch m := value.Value.(hujson.Literal).String(); m {
+					case "deny":
+					case "mask":
+						im.find(value, join(at, n), Tightened, "a masked secret needs the gateway, which is not there yet: it is denied")
+					default:
+						im.report(value, join(at, n), quote(m)+" is not a known value", `write "deny" or "mask"`)
+					}
+				case mask:
+					if im.is(s, value, join(at, n)) {
+						im.find(value, join(at, n), Tightened, "belongs to masking, which needs the gateway: the secret is denied as a whole")
+					}
+				default:
+					im.unknown(nameAt, at, n, known)
+				}
+			})
+			switch {
+			case !ok:
+			case name == nil:
+				im.report(e, at, fmt.Sprintf("%q is missing", nameKey), "")
+			default:
+				add(im, *name, mode, join(at, nameKey))
+			}
+		}
+		im.find(v, key, Carried, "")
+	}}
+}
+
+var credentialRules = rules{
+	"files": credentials("path", "path", func(im *importer, v, mode Val[string], key string) {
+		v.V = wholeTree(v.V)
+		im.doc.Credentials.Files = append(im.doc.Credentials.Files, CredentialFile{Path: v, Mode: &mode})
+		im.absolute = append(im.absolute, absolute{v, DenyRead, key})
+	}),
+	"envVars": credentials("name", "envDeny", func(im *importer, v, mode Val[string], _ string) {
+		im.doc.Credentials.EnvVars = append(im.doc.Credentials.EnvVars, CredentialVar{Name: v, Mode: &mode})
+	}),
+	"awsPairs":             grants(aList, Tightened, "requests are signed by the gateway, which is not there yet: the credentials are not there inside"),
+	"sigv4":                toldAll(Tightened, needsGateway, map[string]shape{"streaming": anything, "presigned": anything, "sigv4a": anything}),
+	"allowPlaintextInject": wants(false, Weakening, "a secret never goes over a connection that others can read"),
+}
+
+const (
+	needsGateway = "needs the gateway, which is not there yet: no connection leaves"
+	noProxy      = "there is no way to a proxy outside: with it, others decide where a command connects to"
+	noHelper     = "no helper program is used"
+	macOnly      = "macOS only"
+	noSockets    = "unix sockets of the host are out of reach here"
+)
+
+// networkRules are those that both tools have.
+func networkRules() rules {
+	return rules{
+		"allowedDomains": allowedDomains, "deniedDomains": deniedDomains,
+		"strictAllowlist":         wants(true, Tightened, "a list is always strict here: nobody is asked"),
+		"deniedResolvedAddresses": grants(strs, Lossy, "not carried; no connection leaves in this version"),
+		"allowUnixSockets":        grants(strs, Tightened, noSockets),
+		"allowAllUnixSockets":     wants(false, Weakening, noSockets),
+		"allowLocalBinding":       told(aBool, Carried, "servers inside can be reached from inside; the host's loopback can't"),
+		"allowMachLookup":         told(strs, Ignored, macOnly),
+		"httpProxyPort":           told(aPort, Weakening, noProxy), "socksProxyPort": told(aPort, Weakening, noProxy),
+		"mitmProxy":   toldAll(Weakening, noProxy, map[string]shape{"socketPath": aString, "domains": strs}),
+		"parentProxy": toldAll(Lossy, needsGateway, map[string]shape{"http": aString, "https": aString, "noProxy": anything}),
+		"tlsTerminate": toldAll(Tightened, needsGateway, map[string]shape{
+			"caCertPath": aString, "caKeyPath": aString, "excludeDomains": strs, "extraCaCertPaths": strs, "maxTunnels": aNumber, "handshakeTimeoutMs": aNumber,
+		}),
+	}
+}
+
+// filesystemRules are those that both tools have.
+func filesystemRules() rules {
+	return rules{
+		"denyRead": paths(DenyRead), "allowRead": paths(AllowRead), "allowWrite": paths(AllowWrite), "denyWrite": paths(DenyWrite),
+		"disabled":       wants(false, Weakening, "file rules can't be switched off"),
+		"allowGitConfig": wants(false, Weakening, `git on your side runs programs that .git/config names; if that is what you want, say "filesystem": {"allowGitConfig": true} in a policy of ours`),
+	}
+}
+
+// commonRules are what both tools have beside their sections.
+func commonRules() rules {
+	const weaker = "a weaker boundary is never a fallback here"
+	return rules{
+		"ignoreViolations":             toldEach(strs, Ignored, "changes reports only; all that is refused is reported here"),
+		"enableWeakerNestedSandbox":    wants(false, Tightened, weaker),
+		"allowNestedUserNamespaces":    wants(false, Tightened, "user namespaces inside would open the kernel's mount and network code to the inside"),
+		"enableWeakerNetworkIsolation": wants(false, Tightened, macOnly+"; "+weaker),
+		"allowAppleEvents":             told(aBool, Ignored, macOnly),
+		"ripgrep":                      toldAll(Ignored, noHelper, map[string]shape{"command": aString, "args": strs, "argv0": aString}),
+		"bwrapPath":                    told(aString, Ignored, noHelper), "socatPath": told(aString, Ignored, noHelper),
+	}
+}
+
+// with is one table of several.
+func with(tables ...rules) rules {
+	out := rules{}
+	for _, t := range tables {
+		maps.Copy(out, t)
+	}
+	return out
+}
+
+// absolute is a denial that wins over the most specific allowance in the tool
+// that it comes from: denyWrite of both, and a deny of Claude Code's permissions.
+// For a secret that is listed as one we take no chances.
+type absolute struct {
+	path   Val[string]
+	access Access
+	key    string
+}
+
+// settle keeps absolute denials true. Here the more specific rule wins, so an
+// allowance inside of what is denied for good would open it: it is left out. Where
+// the two can't be compared, because one is a pattern, it is left out as well.
+func (im *importer) settle() {
+	fs := &im.doc.Filesystem
+	for _, list := range []struct {
+		access Access
+		from   *[]Val[string]
+	}{{AllowRead, &fs.AllowRead}, {AllowWrite, &fs.AllowWrite}} {
+		kept := (*list.from)[:0:0]
+		for _, v := range *list.from {
+			i := slices.IndexFunc(im.absolute, func(a absolute) bool {
+				return (list.access == AllowWrite || a.access == DenyRead) && overlaps(a.path.V, v.V)
+			})
+			if i < 0 {
+				kept = append(kept, v)
+				continue
+			}
+			a := im.absolute[i]
+			im.findAt(v.Pos, im.written[v.Pos], Tightened, fmt.Sprintf("%s is left out: %s in line %d denies it for good there, and here the more specific rule would win",
+				quote(v.V), a.key, a.path.Pos.Line))
+		}
+		*list.from = kept
+	}
+	for _, d := range fs.DenyRead {
+		if i := slices.IndexFunc(fs.AllowRead, func(v Val[string]) bool { return samePath(v.V, d.V) }); i >= 0 {
+			v := fs.AllowRead[i]
+			im.findAt(v.Pos, im.written[v.Pos], Tightened, fmt.Sprintf("%s is denied in line %d, in the same words: deny wins here", quote(v.V), d.Pos.Line))
+		}
+		for _, v := range fs.AllowWrite {
+			if overlaps(d.V, v.V) && !samePath(d.V, v.V) {
+				im.findAt(v.Pos, im.written[v.Pos], Lossy, fmt.Sprintf("what can be written can be read here: %s can be read, though denyRead in line %d covers it", quote(v.V), d.Pos.Line))
+			}
+		}
+	}
+	for _, a := range im.absolute {
+		if wide(a.path.V) {
+			im.findAt(a.path.Pos, a.key, Lossy, fmt.Sprintf("%s: the workspace and what profiles open stay open if they are below it, for the more specific rule wins here; name %s to deny the workspace too",
+				quote(a.path.V), `"."`))
+		}
+	}
+}
+
+// invented is the number of directories above home and workspace, for "..".
+const invented = 32
+
+// namesOf takes a path rule apart, so that rules from the same start can be
+// compared. Home and workspace are below directories that no rule can name.
+func namesOf(text string) (start byte, names []string) {
+	above := strings.Repeat("/\x01", invented)
+	switch {
+	case strings.HasPrefix(text, "/"):
+		return '/', glob.Split(path.Clean(text))
+	case text == "~" || strings.HasPrefix(text, "~/"):
+		return '~', glob.Split(path.Clean(above + "/" + text[1:]))
+	}
+	return '.', glob.Split(path.Clean(above + "/" + text))
+}
+
+// overlaps says whether something that allow speaks of may be inside of deny.
+func overlaps(deny, allow string) bool {
+	denyAt, denyNames := namesOf(deny)
+	allowAt, allowNames := namesOf(allow)
+	if denyAt == '/' && len(denyNames) == 0 {
+		return true
+	}
+	if denyAt != allowAt {
+		return false // where home and workspace are is not known here
+	}
+	if pattern, plain := plainNames(allowNames); plain {
+		d, err := glob.Compile(strings.Join(denyNames, "/"))
+		if err != nil {
+			return true
+		}
+		_, _, in := d.DepthsOf(pattern)
+		return in
+	}
+	a, b := fixed(denyNames), fixed(allowNames)
+	n := min(len(a), len(b))
+	return slices.Equal(a[:n], b[:n])
+}
+
+// plainNames is the one path that a rule speaks of, if it is no pattern.
+func plainNames(names []string) ([]string, bool) {
+	p, err := glob.Compile(strings.Join(names, "/"))
+	if err != nil {
+		return nil, false
+	}
+	text, ok := p.Literal()
+	return glob.Split(text), ok
+}
+
+// fixed are the names before the first that is a pattern.
+func fixed(names []string) []string {
+	if i := slices.IndexFunc(names, glob.HasMeta); i >= 0 {
+		return names[:i]
+	}
+	return names
+}
+
+func samePath(a, b string) bool {
+	aAt, aNames := namesOf(a)
+	bAt, bNames := namesOf(b)
+	return aAt == bAt && slices.Equal(aNames, bNames)
+}
+
+// wide says whether the workspace is likely to be below.
+func wide(text string) bool {
+	start, names := namesOf(text)
+	n := len(names)
+	switch {
+	case start == '.':
+		return n < invented
+	case start == '~' && n > invented:
+		return n == invented+1 && glob.HasMeta(names[invented])
+	case start == '~' || n == 0:
+		return true
+	}
+	return n < 3 && slices.Contains([]string{"home", "Users", "root"}, names[0])
 }
