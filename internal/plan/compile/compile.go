@@ -92,6 +92,7 @@ type compiler struct {
 
 	paths   []pathRule
 	pins    []pin
+	roots   []string          // what a rule for "/" opens: subjects, not rules
 	found   map[string]string // what the patterns matched, and of which kind
 	mounted map[string]int    // target -> index in p.Mounts
 }
@@ -100,8 +101,7 @@ type compiler struct {
 // resolved, a glob is replaced by each thing it matches.
 type pathRule struct {
 	policy.PathRule
-	id    int
-	layer int // position of the rule's layer, stronger is higher
+	id int
 }
 
 // pin is a directory whose name must stay.
@@ -204,18 +204,11 @@ func (c *compiler) rules() {
 		c.found[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
 	}
-	layers := map[string]int{}
-	layerOf := func(o plan.Origin) int {
-		if _, ok := layers[o.Layer]; !ok {
-			layers[o.Layer] = len(layers)
-		}
-		return layers[o.Layer]
-	}
 	add := func(r policy.PathRule, id int, glob bool, at ...string) {
 		for _, p := range at {
 			rr := r
 			rr.Pattern, rr.Glob = p, glob
-			c.paths = append(c.paths, pathRule{rr, id, layerOf(r.Origin)})
+			c.paths = append(c.paths, pathRule{rr, id})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
@@ -231,9 +224,10 @@ func (c *compiler) rules() {
 				st.Note += "; a name that appears later is not covered, whoever makes it"
 			}
 		case r.Pattern == "/":
+			add(r, id, false, "/")
 			for _, name := range f.RootEntries {
-				if !slices.Contains(ownRoots, name) {
-					add(r, id, false, "/"+name)
+				if !deny && !slices.Contains(ownRoots, name) {
+					c.roots = append(c.roots, "/"+name)
 				}
 			}
 		default:
@@ -265,7 +259,7 @@ func (c *compiler) rules() {
 	for _, g := range c.in.Policy.Guards {
 		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
-		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
+		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength}
 		for _, m := range matches[g.Pattern] {
 			if path.Base(m) == ".git" && c.found[m] == host.KindDir {
 				// Git must write in its own directory; what in it others
@@ -305,7 +299,8 @@ type access struct {
 }
 
 // decide is the one place where path rules are weighed: the most specific one
-// wins, then the stronger layer, then deny. Managed denies are absolute.
+// wins, then the stronger layer, then deny. What the managed rules among themselves
+// deny stays denied.
 func (c *compiler) decide(p string) access {
 	read, write := c.deciding(p)
 	a := access{}
@@ -323,19 +318,49 @@ func (c *compiler) decide(p string) access {
 // deciding finds the rule for reading p and the one for writing it; nil if there
 // is none, which is a no.
 func (c *compiler) deciding(p string) (read, write *pathRule) {
+	var managedRead, managedWrite *pathRule
 	for i := range c.paths {
 		r := &c.paths[i]
-		if !covers(r.Pattern, p) {
+		if !c.speaksOf(r, p) {
 			continue
 		}
-		if r.Access != policy.DenyWrite && stronger(r, read) {
-			read = r
+		managed := r.Origin.Layer == "managed"
+		if r.Access != policy.DenyWrite {
+			if stronger(r, read) {
+				read = r
+			}
+			if managed && stronger(r, managedRead) {
+				managedRead = r
+			}
 		}
-		if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
-			write = r
+		if r.Access == policy.AllowWrite || r.Access == policy.DenyWrite {
+			if stronger(r, write) {
+				write = r
+			}
+			if managed && stronger(r, managedWrite) {
+				managedWrite = r
+			}
 		}
 	}
+	if managedRead != nil && denies(managedRead) {
+		read = managedRead
+	}
+	if managedWrite != nil && denies(managedWrite) {
+		write = managedWrite
+	}
 	return read, write
+}
+
+func denies(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
+
+// speaksOf reports whether a rule covers p. A rule that opens all of "/" opens
+// nothing where the inside has its own.
+func (c *compiler) speaksOf(r *pathRule, p string) bool {
+	if r.Pattern == "/" && !denies(r) && !covers(c.in.Workspace, p) &&
+		slices.ContainsFunc(ownRoots, func(name string) bool { return covers("/"+name, p) }) {
+		return false
+	}
+	return covers(r.Pattern, p)
 }
 
 func covers(pattern, p string) bool {
@@ -347,11 +372,6 @@ func stronger(a, b *pathRule) bool {
 	if b == nil {
 		return true
 	}
-	denies := func(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
-	managed := func(r *pathRule) bool { return r.Origin.Layer == "managed" && denies(r) }
-	if managed(a) != managed(b) {
-		return managed(a)
-	}
 	if la, lb := len(a.Pattern), len(b.Pattern); la != lb {
 		// Both cover the same path, so the longer is the deeper.
 		return la > lb
@@ -359,8 +379,8 @@ func stronger(a, b *pathRule) bool {
 	if a.Glob != b.Glob {
 		return b.Glob
 	}
-	if a.layer != b.layer {
-		return a.layer > b.layer
+	if a.Strength != b.Strength {
+		return a.Strength > b.Strength
 	}
 	return denies(a)
 }
@@ -390,7 +410,13 @@ func (c *compiler) tree() {
 	} {
 		list = append(list, subject{path: m.Target, own: &m})
 	}
-	seen := map[string]bool{}
+	seen := map[string]bool{"/": true}
+	for _, name := range c.roots {
+		if !seen[name] {
+			seen[name] = true
+			list = append(list, subject{path: name})
+		}
+	}
 	for _, r := range c.paths {
 		if !seen[r.Pattern] {
 			seen[r.Pattern] = true

@@ -22,6 +22,7 @@ const (
 
 // files is the machine of these tests: what is there, and of which kind.
 var files = map[string]string{
+	"/home": host.KindDir, "/srv": host.KindDir, "/srv/data": host.KindDir, "/sys": host.KindDir, "/var": host.KindDir,
 	"/usr": host.KindDir, "/etc": host.KindDir, "/etc/shadow": host.KindFile, "/opt": host.KindDir,
 	annHome: host.KindDir, annHome + "/.ssh": host.KindDir, annHome + "/.ssh/config": host.KindFile, annHome + "/.gitconfig": host.KindFile,
 	annHome + "/docs": host.KindDir, annHome + "/docs/private": host.KindDir, annHome + "/docs/private/open": host.KindDir,
@@ -56,12 +57,24 @@ func compiled(t testing.TB, managed, user, flags string) (*plan.Plan, error) {
 		}
 		src.Flags = doc
 	}
+	return compileSource(t, src)
+}
+
+// compileSource makes the plan of a source on that machine.
+func compileSource(t testing.TB, src policy.Source) (*plan.Plan, error) {
+	t.Helper()
 	eff, err := policy.Load(src)
 	if err != nil {
 		t.Fatal(err)
 	}
+	return Plan(input(eff))
+}
+
+// input is a run of a policy on that machine.
+func input(eff *policy.Effective) Input {
 	f := &host.Facts{UID: 1000, GID: 1000, User: "ann", Home: annHome, Paths: map[string]host.Path{},
-		Mechanisms: []host.Mechanism{{Name: host.Landlock, Answer: host.Yes, Level: 7}}}
+		RootEntries: []string{"dev", "etc", "home", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"},
+		Mechanisms:  []host.Mechanism{{Name: host.Landlock, Answer: host.Yes, Level: 7}}}
 	for p, kind := range files {
 		f.Paths[p] = host.Path{Kind: kind, Real: p, RealKind: kind, UID: 1000, Mode: 0o755}
 	}
@@ -93,7 +106,7 @@ func compiled(t testing.TB, managed, user, flags string) (*plan.Plan, error) {
 		}
 	}
 	slices.SortFunc(f.Found, func(a, b host.Found) int { return strings.Compare(a.Path+a.Pattern, b.Path+b.Pattern) })
-	return Plan(Input{Policy: eff, Facts: f, Command: []string{"true"}, Program: "/usr/bin/true", Dir: annWork, Workspace: annWork, PrivateHome: "/state/home"})
+	return Input{Policy: eff, Facts: f, Command: []string{"true"}, Program: "/usr/bin/true", Dir: annWork, Workspace: annWork, PrivateHome: "/state/home"}
 }
 
 // shows is an evaluator of its own: what a list of mounts lets the inside do with
