@@ -19,6 +19,7 @@ import (
 	"slices"
 	"strings"
 
+	"cofferdam/internal/glob"
 	"cofferdam/internal/host"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -91,6 +92,7 @@ type compiler struct {
 	p  *plan.Plan
 
 	paths   []pathRule
+	watched []watched
 	pins    []pin
 	roots   []string          // what a rule for "/" opens: subjects, not rules
 	found   map[string]string // what the patterns matched, and of which kind
@@ -102,6 +104,12 @@ type compiler struct {
 type pathRule struct {
 	policy.PathRule
 	id int
+}
+
+// watched is a rule against writing for names that need not be there yet.
+type watched struct {
+	rule    pathRule // Pattern is absolute
+	pattern string   // for plan.Guard
 }
 
 // pin is a directory whose name must stay.
@@ -219,10 +227,6 @@ func (c *compiler) rules() {
 		case r.Glob:
 			add(r, id, true, matches[r.Pattern]...)
 			st.Note = fmt.Sprintf("%d found at the start", len(matches[r.Pattern]))
-			if deny {
-				st.Status = plan.Coarse
-				st.Note += "; a name that appears later is not covered, whoever makes it"
-			}
 		case r.Pattern == "/":
 			add(r, id, false, "/")
 			for _, name := range f.RootEntries {
@@ -245,10 +249,7 @@ func (c *compiler) rules() {
 			case planted:
 				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
 				st.Status = plan.Impossible
-			case fact.Kind == host.KindAbsent && deny:
-				st.Note = "nothing is there now"
-				st.Status = plan.Coarse
-			case fact.Kind == host.KindAbsent:
+			case fact.Kind == host.KindAbsent && !deny:
 				st.Note = "nothing is there"
 			case fact.Kind == host.KindUnknown && !deny:
 				st.Note, st.Status = "could not be looked at, so it is not there inside", plan.Impossible
@@ -269,6 +270,141 @@ func (c *compiler) rules() {
 			}
 			add(r, id, true, m)
 		}
+	}
+	for i, r := range c.in.Policy.Paths {
+		c.settle(pathRule{r, i + 1})
+	}
+}
+
+// settle says of a rule what the mounts alone don't do: all rules are known now.
+func (c *compiler) settle(r pathRule) {
+	switch {
+	case r.Glob:
+		c.settlePattern(r)
+	case r.Pattern == "/":
+	case c.own(r.Pattern):
+		c.settleOwn(r)
+	case denies(&r) && c.in.Facts.Paths[r.Pattern].Kind == host.KindAbsent:
+		c.settleAbsent(r)
+	}
+}
+
+const setAside = "what appears is noticed, and set aside before the run ends"
+
+// settleAbsent: a denial of what is not there.
+func (c *compiler) settleAbsent(r pathRule) {
+	st := &c.p.Rules[r.id-1]
+	around := c.decide(path.Dir(r.Pattern))
+	rel, inside := strings.CutPrefix(r.Pattern, c.in.Workspace+"/")
+	switch {
+	case r.Access == policy.DenyWrite && !around.write, !around.read:
+		st.Note = "nothing is there, and nothing can be made there"
+	case r.Access == policy.DenyRead:
+		st.Status, st.Note = plan.Coarse, "nothing is there now; what appears later is not hidden, whoever makes it"
+	case inside:
+		c.watched = append(c.watched, watched{r, glob.Escape(rel)})
+		st.Status, st.Mechanism, st.Note = plan.Coarse, "watch", "nothing is there now; "+setAside
+	default:
+		st.Status, st.Note = plan.Coarse, "nothing is there now, and outside the workspace nobody watches for what appears"
+	}
+}
+
+// settlePattern: a pattern is looked for in the workspace only, and before the start.
+func (c *compiler) settlePattern(r pathRule) {
+	st := &c.p.Rules[r.id-1]
+	ws := glob.Escape(c.in.Workspace)
+	rel, inside := strings.CutPrefix(r.Pattern, ws+"/")
+	switch {
+	case !denies(&r) && !inside:
+		st.Status, st.Note = plan.Impossible, "a pattern is looked for in the workspace only"
+	case !denies(&r):
+	case r.Access == policy.DenyRead:
+		st.Status = plan.Coarse
+		st.Note += "; a name that appears later is not covered, whoever makes it"
+	default:
+		if !inside {
+			rel = r.Pattern
+		}
+		c.watched = append(c.watched, watched{r, rel})
+		st.Status = plan.Coarse
+		st.Note += "; " + setAside
+	}
+	if denies(&r) && !inside {
+		c.beyond(r)
+	}
+}
+
+// beyond deals with a denial by a pattern that reaches out of the workspace, where
+// nobody has looked for what it matches. It holds for what rules open by name. A
+// directory that is open and may hold more of it is a gap.
+func (c *compiler) beyond(r pathRule) {
+	pattern, err := glob.Compile(r.Pattern)
+	if err != nil {
+		return
+	}
+	for _, open := range slices.Clone(c.paths) {
+		p := open.Pattern
+		if denies(&open) || p == "/" || covers(c.in.Workspace, p) {
+			continue
+		}
+		if _, deepest, ok := pattern.Depths(p); ok {
+			at := r
+			at.Pattern = "/" + strings.Join(glob.Split(p)[:deepest], "/")
+			c.paths = append(c.paths, at)
+			continue
+		}
+		a := c.decide(p)
+		if !a.read || r.Access == policy.DenyWrite && !a.write || c.in.Facts.Paths[p].RealKind == host.KindFile || c.in.Facts.Paths[p].Kind == host.KindAbsent || !reaches(r.Pattern, p) {
+			continue
+		}
+		st := &c.p.Rules[r.id-1]
+		st.Status, st.Note = plan.Impossible, "a pattern is looked for in the workspace only"
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Rule: r.id, Missing: string(r.Access) + " " + r.Text,
+			Because: "a pattern is looked for in the workspace only, and " + string(open.Access) + " " + open.Text + " opens " + p,
+			Remedy:  "name the paths themselves instead of a pattern, or begin the pattern with ./",
+		})
+		return
+	}
+}
+
+// reaches reports whether a pattern can match something below dir.
+func reaches(pattern, dir string) bool {
+	names := glob.Split(pattern)
+	for i, name := range glob.Split(dir) {
+		if i >= len(names) || names[i] == "**" {
+			return true
+		}
+		if one, err := glob.Compile(names[i]); err != nil || !one.Match(name) {
+			return err != nil
+		}
+	}
+	return true
+}
+
+// ownDevices are what the inside has in its /dev.
+var ownDevices = []string{"null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "fd", "stdin", "stdout", "stderr", "shm"}
+
+// settleOwn: a rule for a place of which the inside has one of its own.
+func (c *compiler) settleOwn(r pathRule) {
+	const own = "the inside has one of its own; the host's is not visible"
+	st := &c.p.Rules[r.id-1]
+	name, device := strings.CutPrefix(r.Pattern, "/dev/")
+	name, _, _ = strings.Cut(name, "/")
+	switch {
+	case r.Access == policy.DenyRead && covers("/proc", r.Pattern):
+		st.Status, st.Note = plan.Impossible, "the inside has a /proc of its own, all of which it can see"
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Rule: r.id, Missing: "denyRead " + r.Text,
+			Because: "no rule reaches into /proc: the inside has one of its own, with its own processes only",
+			Remedy:  "take the rule out",
+		})
+	case denies(&r):
+		st.Note = own
+	case r.Pattern == "/run" || device && !slices.Contains(ownDevices, name):
+		st.Status, st.Note = plan.Impossible, own
+	default:
+		st.Status, st.Note = plan.Coarse, own
 	}
 }
 
@@ -539,7 +675,15 @@ func (c *compiler) subject(p string) {
 	if base != nil && !ours(base) && base.Kind != plan.Mask {
 		has = access{read: true, write: base.Write}
 	}
-	dir := fact.RealKind == host.KindDir
+	dir := fact.RealKind == host.KindDir && fact.Kind != host.KindSymlink
+	if fact.Kind != host.KindSymlink && fact.Real != "" && fact.Real != p {
+		// The way to it leads through a symlink. What it leads to is a
+		// subject of its own, and no mount is put on a way like that.
+		if a.read && ours(base) && c.decide(fact.Real).read {
+			c.mount(plan.Mount{Kind: plan.Symlink, Source: fact.Real, Target: p, Create: true, Rule: a.by})
+		}
+		return
+	}
 	switch {
 	case fact.Kind == host.KindAbsent || (fact.Kind == host.KindUnknown && !has.read):
 		// Nothing to mount, and nothing to hide.
@@ -571,6 +715,11 @@ func (c *compiler) subject(p string) {
 		if a.explicit && base != nil && base.Kind == plan.Home && !c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Mask, Target: p, Directory: dir, Create: true, Rule: a.by})
 		}
+	case has.read && (fact.RealKind == host.KindSocket || fact.RealKind == host.KindFifo) && c.closes(p):
+		// A read-only mount keeps nobody from using it.
+		c.p.Rules[a.by-1].Status = plan.Coarse
+		c.p.Rules[a.by-1].Note = "it is a " + fact.RealKind + ", so it can't be opened at all"
+		c.mount(plan.Mount{Kind: plan.Mask, Target: p, Rule: a.by})
 	case a.write && has.write, !a.write && has.read && !has.write:
 		return
 	case !a.write && has.write:
@@ -586,6 +735,12 @@ func (c *compiler) subject(p string) {
 		c.mount(plan.Mount{Kind: plan.Bind, Source: p, Target: p, Write: a.write, Directory: dir,
 			Create: ours(base), Optional: p != c.in.Workspace, Rule: a.by})
 	}
+}
+
+// closes reports whether a rule against writing names p and decides.
+func (c *compiler) closes(p string) bool {
+	_, write := c.deciding(p)
+	return write != nil && write.Access == policy.DenyWrite && write.Pattern == p
 }
 
 // own reports whether p lies in a part of the tree that the host has no say in.
@@ -636,15 +791,73 @@ func (c *compiler) pinAbove(p string, rule int) {
 // guards lists what the supervisor has to watch for.
 func (c *compiler) guards() {
 	n := len(c.in.Policy.Paths)
+	all := make([]watched, 0, len(c.in.Policy.Guards)+len(c.watched))
 	for i, g := range c.in.Policy.Guards {
-		guard := plan.Guard{Pattern: g.Pattern, Reason: g.Reason, Rule: n + i + 1}
-		for _, r := range c.paths {
-			if r.Access == policy.AllowWrite && !r.Glob && r.Pattern != c.in.Workspace && covers(c.in.Workspace, r.Pattern) {
-				guard.Except = append(guard.Except, strings.TrimPrefix(r.Pattern, c.in.Workspace+"/"))
+		rule := policy.PathRule{
+			Access: policy.DenyWrite, Pattern: glob.Escape(c.in.Workspace) + "/" + strings.TrimSuffix(g.Pattern, "/"),
+			Glob: true, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength,
+		}
+		all = append(all, watched{pathRule{rule, n + i + 1}, g.Pattern})
+	}
+	for _, w := range c.watched {
+		if !w.rule.Glob {
+			if c.decide(w.rule.Pattern).write {
+				continue // a rule that is as specific and stronger opens it
+			}
+			w.rule.Pattern = glob.Escape(w.rule.Pattern)
+		}
+		if w.rule.Reason == "" {
+			w.rule.Reason = "the policy protects it"
+		}
+		all = append(all, w)
+	}
+	opened := c.opened()
+	for _, w := range all {
+		guard := plan.Guard{Pattern: w.pattern, Reason: w.rule.Reason, Rule: w.rule.id}
+		for _, o := range opened {
+			if o.beats(&w.rule) {
+				guard.Except = append(guard.Except, strings.TrimPrefix(o.Pattern, c.in.Workspace+"/"))
 			}
 		}
 		c.p.Guards = append(c.p.Guards, guard)
 	}
+}
+
+// opened are the paths in the workspace that a rule lets the inside write, whatever
+// guards there are for them.
+func (c *compiler) opened() []pathRule {
+	var out []pathRule
+	for _, r := range c.paths {
+		if r.Access != policy.AllowWrite || r.Pattern == c.in.Workspace || !covers(c.in.Workspace, r.Pattern) {
+			continue
+		}
+		if slices.ContainsFunc(out, func(o pathRule) bool { return o.Pattern == r.Pattern }) {
+			continue
+		}
+		with := &compiler{in: c.in, p: c.p, paths: slices.Clone(c.paths)}
+		with.match(r.Pattern)
+		if with.decide(r.Pattern).write {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// beats reports whether an allowed path is stronger than a pattern that would
+// guard it.
+func (r *pathRule) beats(guard *pathRule) bool {
+	pattern, err := glob.Compile(guard.Pattern)
+	if err != nil {
+		return false
+	}
+	names := glob.Split(r.Pattern)
+	_, deepest, ok := pattern.DepthsOf(names)
+	if !ok || guard.Origin.Layer == "managed" && r.Origin.Layer != "managed" {
+		return false
+	}
+	at := *guard
+	at.Pattern = "/" + strings.Join(names[:deepest], "/")
+	return stronger(r, &at)
 }
 
 // program checks that the command can be read inside.
@@ -652,20 +865,28 @@ func (c *compiler) program() error {
 	if len(c.in.Command) == 0 {
 		return errors.New("compile: no command")
 	}
+	refused := func(p, text, hint string) error {
+		a := c.decide(p)
+		if a.read {
+			return nil
+		}
+		e := &Error{Text: text, Hint: hint}
+		if r, ok := c.p.Rule(a.by); ok {
+			e.Rule, e.Origin = r.Text, r.Origin
+		}
+		return e
+	}
+	if err := refused(c.in.Dir, c.in.Dir+", where the command shall start, can't be read inside", "take the rule out, or start somewhere else"); err != nil {
+		return err
+	}
 	real := c.in.Program
 	if f, ok := c.in.Facts.Paths[real]; ok && f.Real != "" {
 		real = f.Real
 	}
-	a := c.decide(real)
-	if a.read {
-		return nil
+	text := c.in.Program + " can't be executed: it can't be read inside"
+	if err := refused(real, text, "allow it with --allow-read "+path.Dir(real)); err != nil {
+		return err
 	}
-	e := &Error{
-		Text: fmt.Sprintf("%s can't be executed: it can't be read inside", c.in.Program),
-		Hint: "allow it with --allow-read " + path.Dir(real),
-	}
-	if r, ok := c.p.Rule(a.by); ok {
-		e.Rule, e.Origin = r.Text, r.Origin
-	}
-	return e
+	// What it leads to can be read; the name has to be there, too.
+	return refused(c.in.Program, text, "call it "+real)
 }
