@@ -302,11 +302,20 @@ func (c *compiler) settleAbsent(r pathRule) {
 	case r.Access == policy.DenyRead:
 		st.Status, st.Note = plan.Coarse, "nothing is there now; what appears later is not hidden, whoever makes it"
 	case inside:
-		c.watched = append(c.watched, watched{r, glob.Escape(rel)})
+		c.watch(r, glob.Escape(rel), true)
 		st.Status, st.Mechanism, st.Note = plan.Coarse, "watch", "nothing is there now; "+setAside
 	default:
 		st.Status, st.Note = plan.Coarse, "nothing is there now, and outside the workspace nobody watches for what appears"
 	}
+}
+
+// watch makes guards of a rule against writing. A guard with a slash at the end is
+// for a directory with all below it and comes first: the first that matches counts.
+func (c *compiler) watch(r pathRule, pattern string, directory bool) {
+	if directory {
+		c.watched = append(c.watched, watched{r, pattern + "/"})
+	}
+	c.watched = append(c.watched, watched{r, pattern})
 }
 
 // settlePattern: a pattern is looked for in the workspace only, and before the start.
@@ -325,9 +334,14 @@ func (c *compiler) settlePattern(r pathRule) {
 		if !inside {
 			rel = r.Pattern
 		}
-		c.watched = append(c.watched, watched{r, rel})
 		st.Status = plan.Coarse
 		st.Note += "; " + setAside
+		// A guard for a directory remembers all that is in it, which is too much
+		// for one like node_modules; what is there is read-only anyway.
+		there := slices.ContainsFunc(c.in.Facts.Found, func(m host.Found) bool { return m.Pattern == r.Pattern && m.Kind == host.KindDir })
+		if c.watch(r, rel, !there); there {
+			st.Note += ", but for a directory"
+		}
 	}
 	if denies(&r) && !inside {
 		c.beyond(r)

@@ -120,8 +120,21 @@ func TestNoRuleIsSilentlyVoid(t *testing.T) {
 			if g := guardOf(p, c.guard); c.guard != "" && (g == nil || g.Rule != r.ID || g.Reason == "") {
 				t.Errorf("no guard %s of this rule: %+v", c.guard, g)
 			}
+			if c.guard != "" && guardOf(p, c.guard+"/") == nil {
+				t.Errorf("no guard for a directory %s", c.guard)
+			}
 		})
 	}
+}
+
+// A pattern that matches a directory now is watched for as a name only: a guard for a
+// directory remembers all that is in it.
+func TestWatchedDirectories(t *testing.T) {
+	p := mustPlan(t, loaded(t, "", `{"filesystem": {"denyWrite": ["**/gen"]}}`, "", nil))
+	if guardOf(p, "**/gen") == nil || guardOf(p, "**/gen/") != nil || !strings.Contains(ruleOf(t, p, "denyWrite **/gen").Note, "but for a directory") {
+		t.Errorf("%+v", p.Guards)
+	}
+	wantShown(t, p, map[string]string{"./a/gen/x": "read"})
 }
 
 // A pattern that reaches out of the workspace holds for what a rule opens by name.
