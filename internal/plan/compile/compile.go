@@ -718,6 +718,9 @@ func (c *compiler) subject(p string) {
 			c.p.Rules[a.by-1].Mechanism = "permissions"
 			return
 		}
+		if rule := c.keepsName(p); has.write && rule != 0 {
+			c.pinAbove(p, rule)
+		}
 		if dir && c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Tmpfs, Target: p, Directory: true, Rule: a.by})
 			return
@@ -749,6 +752,24 @@ func (c *compiler) subject(p string) {
 		c.mount(plan.Mount{Kind: plan.Bind, Source: p, Target: p, Write: a.write, Directory: dir,
 			Create: ours(base), Optional: p != c.in.Workspace, Rule: a.by})
 	}
+}
+
+// keepsName is a rule by which p or a name below it must stay what it is, or 0. A
+// mask alone moves along when a directory above it is renamed.
+func (c *compiler) keepsName(p string) int {
+	for _, r := range c.paths {
+		if r.Access == policy.DenyWrite && covers(p, r.Pattern) {
+			if _, write := c.deciding(r.Pattern); write.Access == policy.DenyWrite {
+				return r.id
+			}
+		}
+	}
+	for _, pin := range c.pins {
+		if covers(p, pin.path) {
+			return pin.rule
+		}
+	}
+	return 0
 }
 
 // closes reports whether a rule against writing names p and decides.

@@ -269,3 +269,22 @@ func TestEnvironment(t *testing.T) {
 		}
 	}
 }
+
+// A mask does not take away what keeps a name in its place: with a directory above it
+// renamed, the mask goes along, and another would stand where the host looks.
+func TestAMaskedNameStaysInItsPlace(t *testing.T) {
+	for _, user := range []string{
+		`{"filesystem": {"denyRead": ["./a/gen"], "denyWrite": ["./a/gen"]}}`,
+		`{"filesystem": {"denyRead": ["./a/gen"]}, "workspace": {"protect": ["a/gen/x"]}}`,
+	} {
+		in := loaded(t, "", user, "", nil)
+		in.Facts.Found = append(in.Facts.Found, host.Found{Path: full("./a/gen/x"), Kind: host.KindFile, Pattern: "a/gen/x"})
+		p := mustPlan(t, in)
+		if m := mountAt(p, full("./a")); m == nil || m.Kind != plan.Pin || !m.Write {
+			t.Errorf("%s: %+v", user, m)
+		}
+		if m := mountAt(p, full("./a/gen")); m == nil || m.Kind != plan.Mask {
+			t.Errorf("%s: %+v", user, m)
+		}
+	}
+}
