@@ -104,8 +104,8 @@ type EnvVar struct {
 // (git hooks, agent and editor settings). What exists is mounted read-only;
 // what appears during the run is noticed and set aside.
 type Guard struct {
-	// Pattern is relative to the workspace, "/"-separated; "**/" at the
-	// start means any depth, a trailing "/" a directory and all below it.
+	// Pattern is relative to the workspace, or absolute; "/"-separated; "**/"
+	// at the start means any depth, a trailing "/" a directory and all below it.
 	Pattern string `json:"pattern"`
 	Reason  string `json:"reason"` // "git runs it at the next commit"
 	// Except are paths, relative to the workspace, that the policy lets the

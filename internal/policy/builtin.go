@@ -129,7 +129,7 @@ func (e *Effective) builtin(p Place) {
 	rule := func(access Access, text, reason, key string) {
 		r := p.resolve(access, text, builtinOrigin(key))
 		r.Reason, r.Optional = reason, true
-		e.Paths = append(e.Paths, r)
+		e.path(r)
 	}
 	for _, d := range systemDirs {
 		rule(AllowRead, d, "", "system directories")
@@ -148,15 +148,16 @@ func (e *Effective) builtin(p Place) {
 	for _, s := range workspaceSecrets {
 		rule(DenyRead, s.pattern, s.reason, "workspace secrets")
 	}
+	e.sources++
 	for _, t := range workspaceExamples {
 		// An example is more specific than what it is an example of, but a
-		// pattern can't say so: it is a later layer.
+		// pattern can't say so: it is a stronger source.
 		r := p.resolve(AllowRead, t, plan.Origin{Layer: builtinLayer + " exceptions", Key: "workspace examples"})
 		r.Optional = true
-		e.Paths = append(e.Paths, r)
+		e.path(r)
 	}
 	for _, g := range guarded {
-		e.Guards = append(e.Guards, GuardRule{g.pattern, g.reason, builtinOrigin("guards")})
+		e.Guards = append(e.Guards, GuardRule{Pattern: g.pattern, Reason: g.reason, Origin: builtinOrigin("guards")})
 	}
 	for _, name := range environment {
 		e.Env = append(e.Env, EnvRule{EnvAllow, name, "", builtinOrigin("environment")})

@@ -28,6 +28,10 @@ type PathRule struct {
 	// Optional: no complaint when nothing is there (built-in and profile rules).
 	Optional bool        `json:"optional,omitempty"`
 	Origin   plan.Origin `json:"origin"`
+	// Strength is the place of the rule's source in the order of sources; at a
+	// tie the higher one wins. A file is stronger than what it extends, so the
+	// layer in Origin is not enough.
+	Strength int `json:"-"`
 }
 
 // EnvAction is what happens to an environment variable of the caller.
@@ -60,6 +64,8 @@ type GuardRule struct {
 	Pattern string      `json:"pattern"`
 	Reason  string      `json:"reason"`
 	Origin  plan.Origin `json:"origin"`
+	// Strength is that of PathRule.
+	Strength int `json:"-"`
 }
 
 // LimitRule is one ceiling; Value is in the unit of plan.Limit.
@@ -99,6 +105,8 @@ type Effective struct {
 	// Warnings are told before the start: lossy imports, untrusted project
 	// rules that were left out, and the like.
 	Warnings []Warning `json:"warnings,omitempty"`
+
+	sources int // added so far; the strength of the latest
 }
 
 // Warning is something the person should know before the start.

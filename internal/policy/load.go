@@ -2,8 +2,10 @@ package policy
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +25,10 @@ const ProjectFile = ".cofferdam/policy.jsonc"
 
 // maxExtends bounds how deep files may build on files.
 const maxExtends = 8
+
+// maxFiles bounds how many are read in all: forty files that each name forty would
+// else take longer than anybody waits, and a project's are a stranger's.
+const maxFiles = 100
 
 // Source says where the layers come from. All paths are absolute.
 type Source struct {
@@ -81,6 +87,7 @@ type loader struct {
 	source   Source
 	e        *Effective
 	problems Problems
+	files    int // parsed so far
 }
 
 func (l *loader) fail(file string, err error) {
@@ -128,7 +135,10 @@ func (l *loader) optional(name, file string) {
 	}
 	data, err := readFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
-		return
+		// A symlink to nothing is a policy that somebody meant to be here.
+		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
 	}
 	if err != nil {
 		l.fail(file, err)
@@ -144,7 +154,9 @@ func (l *loader) project() {
 	file := filepath.Join(l.source.Workspace, ProjectFile)
 	data, err := readBelow(l.source.Workspace, ProjectFile)
 	if errors.Is(err, fs.ErrNotExist) {
-		return
+		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
+			return
+		}
 	}
 	if err != nil {
 		l.fail(file, err)
@@ -156,6 +168,12 @@ func (l *loader) project() {
 
 // document parses a file and adds what it extends, then the file itself.
 func (l *loader) document(at layer, data []byte, above []string) {
+	if l.files++; l.files > maxFiles {
+		if l.files == maxFiles+1 {
+			l.problems = append(l.problems, Problem{File: at.file, Text: fmt.Sprintf("more than %d files that extend one another", maxFiles)})
+		}
+		return
+	}
 	doc, err := Parse(at.file, data)
 	if err != nil {
 		l.fail(at.file, err)
@@ -163,6 +181,9 @@ func (l *loader) document(at layer, data []byte, above []string) {
 	}
 	above = append(above, at.file)
 	for _, v := range doc.Extends {
+		if l.files > maxFiles {
+			return
+		}
 		problem := func(text, hint string) {
 			l.problems = append(l.problems, Problem{File: at.file, Line: v.Pos.Line, Col: v.Pos.Col, Key: "extends", Text: text, Hint: hint})
 		}

@@ -143,12 +143,13 @@ func (l *loader) profile(name string) {
 		return
 	}
 	e.Profiles = append(e.Profiles, name)
+	e.sources++
 	p := profiles[name]
 	at := func(key string) plan.Origin { return plan.Origin{Layer: "profile:" + name, Key: key} }
 	for _, dir := range p.read {
 		r := l.source.Place.resolve(AllowRead, dir, at("tools"))
 		r.Optional = true
-		e.Paths = append(e.Paths, r)
+		e.path(r)
 	}
 	for _, v := range p.env {
 		e.Env = append(e.Env, EnvRule{EnvAllow, v, "", at("environment")})

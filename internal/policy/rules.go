@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"math"
 	"path/filepath"
 	"strings"
 
@@ -65,6 +66,7 @@ func (l layer) origin(key string, pos Pos) plan.Origin {
 // layer may not say is left out, with a warning.
 func (e *Effective) add(l layer, place Place) {
 	d := l.doc
+	e.sources++
 	widening := func(key string, pos Pos, text string) bool {
 		if l.narrow {
 			e.Warnings = append(e.Warnings, Warning{
@@ -88,11 +90,11 @@ func (e *Effective) add(l layer, place Place) {
 			if allow && widening(key, v.Pos, v.V) {
 				continue
 			}
-			e.Paths = append(e.Paths, place.resolve(list.access, v.V, l.origin(key, v.Pos)))
+			e.path(place.resolve(list.access, v.V, l.origin(key, v.Pos)))
 		}
 	}
 	for _, f := range d.Credentials.Files {
-		e.Paths = append(e.Paths, place.resolve(DenyRead, f.Path.V, l.origin("credentials.files", f.Path.Pos)))
+		e.path(place.resolve(DenyRead, f.Path.V, l.origin("credentials.files", f.Path.Pos)))
 	}
 	for _, v := range d.Environment.Allow {
 		if !widening("environment.allow", v.Pos, v.V) {
@@ -125,7 +127,7 @@ func (e *Effective) add(l layer, place Place) {
 		}
 	}
 	for _, v := range d.Workspace.Protect {
-		e.Guards = append(e.Guards, GuardRule{v.V, "the policy protects it", l.origin("workspace.protect", v.Pos)})
+		e.Guards = append(e.Guards, GuardRule{v.V, "the policy protects it", l.origin("workspace.protect", v.Pos), e.sources})
 	}
 	for _, v := range d.Workspace.Unprotect {
 		if widening("workspace.unprotect", v.Pos, v.V) {
@@ -141,6 +143,12 @@ func (e *Effective) add(l layer, place Place) {
 	}
 	e.addLimits(l, widening)
 	e.addSettings(l, widening)
+}
+
+// path appends a rule of the source that is being added.
+func (e *Effective) path(r PathRule) {
+	r.Strength = e.sources
+	e.Paths = append(e.Paths, r)
 }
 
 // unprotect removes the guards with this pattern; managed ones stay.
@@ -184,7 +192,7 @@ func (e *Effective) addLimits(l layer, widening func(string, Pos, string) bool) 
 		set("memory", "bytes", "resources.memory", n, v.Pos, v.V)
 	}
 	if v := r.CPUs; v != nil {
-		set("cpus", "millicpu", "resources.cpus", int64(v.V*1000), v.Pos, "")
+		set("cpus", "millicpu", "resources.cpus", int64(math.Round(v.V*1000)), v.Pos, "")
 	}
 	if v := r.Processes; v != nil {
 		set("processes", "count", "resources.processes", int64(v.V), v.Pos, "")

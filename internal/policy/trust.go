@@ -33,6 +33,7 @@ func (t Trust) read() (trustFile, error) {
 	if err != nil {
 		return f, err
 	}
+	f = trustFile{} // "null" leaves all as it is, and is no trust file
 	if err := json.Unmarshal(data, &f); err != nil || f.Version != 1 || f.Files == nil {
 		return f, fmt.Errorf("%s is damaged: remove it, and trust again what you trust", t.file)
 	}

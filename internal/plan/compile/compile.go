@@ -76,10 +76,8 @@ func Plan(in Input) (*plan.Plan, error) {
 	}
 	c.mechanisms()
 	c.rules()
-	c.patternsOutside()
 	c.tree()
 	c.guards()
-	c.deniedNames()
 	c.environment()
 	c.network()
 	c.limits()
@@ -95,7 +93,9 @@ type compiler struct {
 
 	paths   []pathRule
 	index   map[string][]int // by pattern, into paths
+	watched []watched
 	pins    []pin
+	roots   []string          // what a rule for "/" opens: subjects, not rules
 	found   map[string]string // what the patterns matched, and of which kind
 	mounted map[string]int    // target -> index in p.Mounts
 }
@@ -104,8 +104,13 @@ type compiler struct {
 // resolved, a glob is replaced by each thing it matches.
 type pathRule struct {
 	policy.PathRule
-	id    int
-	layer int // position of the rule's layer, stronger is higher
+	id int
+}
+
+// watched is a rule against writing for names that need not be there yet.
+type watched struct {
+	rule    pathRule // Pattern is absolute
+	pattern string   // for plan.Guard
 }
 
 // pin is a directory whose name must stay.
@@ -208,18 +213,11 @@ func (c *compiler) rules() {
 		c.found[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
 	}
-	layers := map[string]int{}
-	layerOf := func(o plan.Origin) int {
-		if _, ok := layers[o.Layer]; !ok {
-			layers[o.Layer] = len(layers)
-		}
-		return layers[o.Layer]
-	}
 	add := func(r policy.PathRule, id int, glob bool, at ...string) {
 		for _, p := range at {
 			rr := r
 			rr.Pattern, rr.Glob = p, glob
-			c.add(pathRule{rr, id, layerOf(r.Origin)})
+			c.add(pathRule{rr, id})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
@@ -230,14 +228,11 @@ func (c *compiler) rules() {
 		case r.Glob:
 			add(r, id, true, matches[r.Pattern]...)
 			st.Note = fmt.Sprintf("%d found at the start", len(matches[r.Pattern]))
-			if deny {
-				st.Status = plan.Coarse
-				st.Note += "; a name that appears later is not covered, whoever makes it"
-			}
 		case r.Pattern == "/":
+			add(r, id, false, "/")
 			for _, name := range f.RootEntries {
-				if !slices.Contains(ownRoots, name) {
-					add(r, id, false, "/"+name)
+				if !deny && !slices.Contains(ownRoots, name) {
+					c.roots = append(c.roots, "/"+name)
 				}
 			}
 		default:
@@ -255,10 +250,7 @@ func (c *compiler) rules() {
 			case planted:
 				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
 				st.Status = plan.Impossible
-			case fact.Kind == host.KindAbsent && deny:
-				st.Note = "nothing is there now"
-				st.Status = plan.Coarse
-			case fact.Kind == host.KindAbsent:
+			case fact.Kind == host.KindAbsent && !deny:
 				st.Note = "nothing is there"
 			case fact.Kind == host.KindUnknown && !deny:
 				st.Note, st.Status = "could not be looked at, so it is not there inside", plan.Impossible
@@ -269,7 +261,7 @@ func (c *compiler) rules() {
 	for _, g := range c.in.Policy.Guards {
 		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
-		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin}
+		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength}
 		for _, m := range matches[g.Pattern] {
 			if path.Base(m) == ".git" && c.found[m] == host.KindDir {
 				// Git must write in its own directory; what in it others
@@ -279,6 +271,155 @@ func (c *compiler) rules() {
 			}
 			add(r, id, true, m)
 		}
+	}
+	for i, r := range c.in.Policy.Paths {
+		c.settle(pathRule{r, i + 1})
+	}
+}
+
+// settle says of a rule what the mounts alone don't do: all rules are known now.
+func (c *compiler) settle(r pathRule) {
+	switch {
+	case r.Glob:
+		c.settlePattern(r)
+	case r.Pattern == "/":
+	case c.own(r.Pattern):
+		c.settleOwn(r)
+	case denies(&r) && c.in.Facts.Paths[r.Pattern].Kind == host.KindAbsent:
+		c.settleAbsent(r)
+	}
+}
+
+const setAside = "what appears is noticed, and set aside before the run ends"
+
+// settleAbsent: a denial of what is not there.
+func (c *compiler) settleAbsent(r pathRule) {
+	st := &c.p.Rules[r.id-1]
+	around := c.decide(path.Dir(r.Pattern))
+	rel, inside := strings.CutPrefix(r.Pattern, c.in.Workspace+"/")
+	switch {
+	case r.Access == policy.DenyWrite && !around.write, !around.read:
+		st.Note = "nothing is there, and nothing can be made there"
+	case r.Access == policy.DenyRead:
+		st.Status, st.Note = plan.Coarse, "nothing is there now; what appears later is not hidden, whoever makes it"
+	case inside:
+		c.watch(r, glob.Escape(rel), true)
+		st.Status, st.Mechanism, st.Note = plan.Coarse, "watch", "nothing is there now; "+setAside
+	default:
+		st.Status, st.Note = plan.Coarse, "nothing is there now, and outside the workspace nobody watches for what appears"
+	}
+}
+
+// watch makes guards of a rule against writing. A guard with a slash at the end is
+// for a directory with all below it and comes first: the first that matches counts.
+func (c *compiler) watch(r pathRule, pattern string, directory bool) {
+	if directory {
+		c.watched = append(c.watched, watched{r, pattern + "/"})
+	}
+	c.watched = append(c.watched, watched{r, pattern})
+}
+
+// settlePattern: a pattern is looked for in the workspace only, and before the start.
+func (c *compiler) settlePattern(r pathRule) {
+	st := &c.p.Rules[r.id-1]
+	ws := glob.Escape(c.in.Workspace)
+	rel, inside := strings.CutPrefix(r.Pattern, ws+"/")
+	switch {
+	case !denies(&r) && !inside:
+		st.Status, st.Note = plan.Impossible, "a pattern is looked for in the workspace only"
+	case !denies(&r):
+	case r.Access == policy.DenyRead:
+		st.Status = plan.Coarse
+		st.Note += "; a name that appears later is not covered, whoever makes it"
+	default:
+		if !inside {
+			rel = r.Pattern
+		}
+		st.Status = plan.Coarse
+		st.Note += "; " + setAside
+		// A guard for a directory remembers all that is in it, which is too much
+		// for one like node_modules; what is there is read-only anyway.
+		there := slices.ContainsFunc(c.in.Facts.Found, func(m host.Found) bool { return m.Pattern == r.Pattern && m.Kind == host.KindDir })
+		if c.watch(r, rel, !there); there {
+			st.Note += ", but for a directory"
+		}
+	}
+	if denies(&r) && !inside {
+		c.beyond(r)
+	}
+}
+
+// beyond deals with a denial by a pattern that reaches out of the workspace, where
+// nobody has looked for what it matches. It holds for what rules open by name. A
+// directory that is open and may hold more of it is a gap.
+func (c *compiler) beyond(r pathRule) {
+	pattern, err := glob.Compile(r.Pattern)
+	if err != nil {
+		return
+	}
+	for _, open := range slices.Clone(c.paths) {
+		p := open.Pattern
+		if denies(&open) || p == "/" || covers(c.in.Workspace, p) {
+			continue
+		}
+		if _, deepest, ok := pattern.Depths(p); ok {
+			at := r
+			at.Pattern = "/" + strings.Join(glob.Split(p)[:deepest], "/")
+			c.add(at)
+			continue
+		}
+		a := c.decide(p)
+		if !a.read || r.Access == policy.DenyWrite && !a.write || c.in.Facts.Paths[p].RealKind == host.KindFile || c.in.Facts.Paths[p].Kind == host.KindAbsent || !reaches(r.Pattern, p) {
+			continue
+		}
+		st := &c.p.Rules[r.id-1]
+		st.Status, st.Note = plan.Impossible, "a pattern is looked for in the workspace only"
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Rule: r.id, Missing: string(r.Access) + " " + r.Text,
+			Because: "a pattern is looked for in the workspace only, and " + string(open.Access) + " " + open.Text + " opens " + p,
+			Remedy:  "name the paths themselves instead of a pattern, or begin the pattern with ./",
+		})
+		return
+	}
+}
+
+// reaches reports whether a pattern can match something below dir.
+func reaches(pattern, dir string) bool {
+	names := glob.Split(pattern)
+	for i, name := range glob.Split(dir) {
+		if i >= len(names) || names[i] == "**" {
+			return true
+		}
+		if one, err := glob.Compile(names[i]); err != nil || !one.Match(name) {
+			return err != nil
+		}
+	}
+	return true
+}
+
+// ownDevices are what the inside has in its /dev.
+var ownDevices = []string{"null", "zero", "full", "random", "urandom", "tty", "pts", "ptmx", "fd", "stdin", "stdout", "stderr", "shm"}
+
+// settleOwn: a rule for a place of which the inside has one of its own.
+func (c *compiler) settleOwn(r pathRule) {
+	const own = "the inside has one of its own; the host's is not visible"
+	st := &c.p.Rules[r.id-1]
+	name, device := strings.CutPrefix(r.Pattern, "/dev/")
+	name, _, _ = strings.Cut(name, "/")
+	switch {
+	case r.Access == policy.DenyRead && covers("/proc", r.Pattern):
+		st.Status, st.Note = plan.Impossible, "the inside has a /proc of its own, all of which it can see"
+		c.p.Gaps = append(c.p.Gaps, plan.Gap{
+			Required: true, Rule: r.id, Missing: "denyRead " + r.Text,
+			Because: "no rule reaches into /proc: the inside has one of its own, with its own processes only",
+			Remedy:  "take the rule out",
+		})
+	case denies(&r):
+		st.Note = own
+	case r.Pattern == "/run" || device && !slices.Contains(ownDevices, name):
+		st.Status, st.Note = plan.Impossible, own
+	default:
+		st.Status, st.Note = plan.Coarse, own
 	}
 }
 
@@ -297,54 +438,6 @@ func (c *compiler) plantable(p, real string) bool {
 	return false
 }
 
-// patternsOutside judges patterns that reach out of the workspace, where nobody
-// looks for what they match. Where nothing can be read they need nothing; else a
-// denial that can't be carried out stops the run, and an allowance is told.
-func (c *compiler) patternsOutside() {
-	inside := glob.Escape(c.in.Workspace) + "/"
-	for i, r := range c.in.Policy.Paths {
-		if !r.Glob || strings.HasPrefix(r.Pattern, inside) {
-			continue
-		}
-		st := &c.p.Rules[i]
-		from := "/"
-		for _, name := range glob.Split(r.Pattern) {
-			if glob.HasMeta(name) {
-				break
-			}
-			from = path.Join(from, name)
-		}
-		if r.Access == policy.AllowRead || r.Access == policy.AllowWrite {
-			st.Status, st.Note = plan.Impossible, "patterns are looked for in the workspace only"
-			continue
-		}
-		if at := c.openBelow(from); at != "" {
-			st.Status, st.Note = plan.Impossible, "patterns are looked for in the workspace only, and "+at+" can be read"
-			c.p.Gaps = append(c.p.Gaps, plan.Gap{
-				Required: true, Missing: st.Text, Because: st.Note, Rule: st.ID,
-				Remedy: "name the paths, or the directory that they are in",
-			})
-		}
-	}
-}
-
-// openBelow finds a directory of the host that can be read, outside of the
-// workspace, and that lies in dir or holds it.
-func (c *compiler) openBelow(dir string) string {
-	if a := c.decide(dir); a.read && !covers(c.in.Workspace, dir) {
-		return dir
-	}
-	for _, r := range c.paths {
-		if !covers(dir, r.Pattern) || covers(c.in.Workspace, r.Pattern) || c.in.Facts.Paths[r.Pattern].RealKind != host.KindDir {
-			continue
-		}
-		if c.decide(r.Pattern).read {
-			return r.Pattern
-		}
-	}
-	return ""
-}
-
 // ownRoots are the names in "/" that the inside has of its own, whatever the
 // rules say.
 var ownRoots = []string{"proc", "dev", "sys", "run", "tmp"}
@@ -357,7 +450,8 @@ type access struct {
 }
 
 // decide is the one place where path rules are weighed: the most specific one
-// wins, then the stronger layer, then deny. Managed denies are absolute.
+// wins, then the stronger layer, then deny. What the managed rules among themselves
+// deny stays denied.
 func (c *compiler) decide(p string) access {
 	read, write := c.deciding(p)
 	a := access{}
@@ -377,20 +471,42 @@ func (c *compiler) decide(p string) access {
 func (c *compiler) deciding(p string) (read, write *pathRule) {
 	// Only rules for p and for what it lies in count: a few, however many
 	// things the patterns of the policy have matched.
+	var lastRead, lastWrite *pathRule
 	for at := p; ; at = path.Dir(at) {
 		for _, i := range c.index[at] {
 			r := &c.paths[i]
-			if r.Access != policy.DenyWrite && stronger(r, read) {
-				read = r
+			if !c.speaksOf(r, p) {
+				continue
 			}
-			if (r.Access == policy.AllowWrite || r.Access == policy.DenyWrite) && stronger(r, write) {
-				write = r
+			last := r.Origin.Layer == "managed" || r.Origin.Layer == Own
+			if r.Access != policy.DenyWrite {
+				if stronger(r, read) {
+					read = r
+				}
+				if last && stronger(r, lastRead) {
+					lastRead = r
+				}
+			}
+			if r.Access == policy.AllowWrite || r.Access == policy.DenyWrite {
+				if stronger(r, write) {
+					write = r
+				}
+				if last && stronger(r, lastWrite) {
+					lastWrite = r
+				}
 			}
 		}
 		if at == "/" || at == "." {
-			return read, write
+			break
 		}
 	}
+	if lastRead != nil && denies(lastRead) {
+		read = lastRead
+	}
+	if lastWrite != nil && denies(lastWrite) {
+		write = lastWrite
+	}
+	return read, write
 }
 
 // add keeps a rule, by the path that it speaks of.
@@ -400,6 +516,18 @@ func (c *compiler) add(r pathRule) {
 	}
 	c.index[r.Pattern] = append(c.index[r.Pattern], len(c.paths))
 	c.paths = append(c.paths, r)
+}
+
+func denies(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
+
+// speaksOf reports whether a rule covers p. A rule that opens all of "/" opens
+// nothing where the inside has its own.
+func (c *compiler) speaksOf(r *pathRule, p string) bool {
+	if r.Pattern == "/" && !denies(r) && !covers(c.in.Workspace, p) &&
+		slices.ContainsFunc(ownRoots, func(name string) bool { return covers("/"+name, p) }) {
+		return false
+	}
+	return covers(r.Pattern, p)
 }
 
 func covers(pattern, p string) bool {
@@ -414,12 +542,9 @@ func stronger(a, b *pathRule) bool {
 	if b == nil {
 		return true
 	}
-	denies := func(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
-	managed := func(r *pathRule) bool {
-		return denies(r) && (r.Origin.Layer == "managed" || r.Origin.Layer == Own)
-	}
-	if managed(a) != managed(b) {
-		return managed(a)
+	// Nobody opens a part of cofferdam's own records, an organisation neither.
+	if own := a.Origin.Layer == Own; own != (b.Origin.Layer == Own) {
+		return own
 	}
 	if la, lb := len(a.Pattern), len(b.Pattern); la != lb {
 		// Both cover the same path, so the longer is the deeper.
@@ -428,8 +553,8 @@ func stronger(a, b *pathRule) bool {
 	if a.Glob != b.Glob {
 		return b.Glob
 	}
-	if a.layer != b.layer {
-		return a.layer > b.layer
+	if a.Strength != b.Strength {
+		return a.Strength > b.Strength
 	}
 	return denies(a)
 }
@@ -459,7 +584,13 @@ func (c *compiler) tree() {
 	} {
 		list = append(list, subject{path: m.Target, own: &m})
 	}
-	seen := map[string]bool{}
+	seen := map[string]bool{"/": true}
+	for _, name := range c.roots {
+		if !seen[name] {
+			seen[name] = true
+			list = append(list, subject{path: name})
+		}
+	}
 	for _, r := range c.paths {
 		if !seen[r.Pattern] {
 			seen[r.Pattern] = true
@@ -582,7 +713,15 @@ func (c *compiler) subject(p string) {
 	if base != nil && !ours(base) && base.Kind != plan.Mask {
 		has = access{read: true, write: base.Write}
 	}
-	dir := fact.RealKind == host.KindDir
+	dir := fact.RealKind == host.KindDir && fact.Kind != host.KindSymlink
+	if fact.Kind != host.KindSymlink && fact.Real != "" && fact.Real != p {
+		// The way to it leads through a symlink. What it leads to is a
+		// subject of its own, and no mount is put on a way like that.
+		if a.read && ours(base) && c.decide(fact.Real).read {
+			c.mount(plan.Mount{Kind: plan.Symlink, Source: fact.Real, Target: p, Create: true, Rule: a.by})
+		}
+		return
+	}
 	switch {
 	case fact.Kind == host.KindAbsent || (fact.Kind == host.KindUnknown && !has.read):
 		// Nothing to mount, and nothing to hide.
@@ -603,6 +742,9 @@ func (c *compiler) subject(p string) {
 			c.p.Rules[a.by-1].Mechanism = "permissions"
 			return
 		}
+		if rule := c.keepsName(p); has.write && rule != 0 {
+			c.pinAbove(p, rule)
+		}
 		if dir && c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Tmpfs, Target: p, Directory: true, Rule: a.by})
 			return
@@ -614,6 +756,11 @@ func (c *compiler) subject(p string) {
 		if a.explicit && base != nil && base.Kind == plan.Home && !c.allowedBelow(p) {
 			c.mount(plan.Mount{Kind: plan.Mask, Target: p, Directory: dir, Create: true, Rule: a.by})
 		}
+	case has.read && (fact.RealKind == host.KindSocket || fact.RealKind == host.KindFifo) && c.closes(p):
+		// A read-only mount keeps nobody from using it.
+		c.p.Rules[a.by-1].Status = plan.Coarse
+		c.p.Rules[a.by-1].Note = "it is a " + fact.RealKind + ", so it can't be opened at all"
+		c.mount(plan.Mount{Kind: plan.Mask, Target: p, Rule: a.by})
 	case a.write && has.write, !a.write && has.read && !has.write:
 		return
 	case !a.write && has.write:
@@ -629,6 +776,30 @@ func (c *compiler) subject(p string) {
 		c.mount(plan.Mount{Kind: plan.Bind, Source: p, Target: p, Write: a.write, Directory: dir,
 			Create: ours(base), Optional: p != c.in.Workspace, Rule: a.by})
 	}
+}
+
+// keepsName is a rule by which p or a name below it must stay what it is, or 0. A
+// mask alone moves along when a directory above it is renamed.
+func (c *compiler) keepsName(p string) int {
+	for _, r := range c.paths {
+		if r.Access == policy.DenyWrite && covers(p, r.Pattern) {
+			if _, write := c.deciding(r.Pattern); write.Access == policy.DenyWrite {
+				return r.id
+			}
+		}
+	}
+	for _, pin := range c.pins {
+		if covers(p, pin.path) {
+			return pin.rule
+		}
+	}
+	return 0
+}
+
+// closes reports whether a rule against writing names p and decides.
+func (c *compiler) closes(p string) bool {
+	_, write := c.deciding(p)
+	return write != nil && write.Access == policy.DenyWrite && write.Pattern == p
 }
 
 // own reports whether p lies in a part of the tree that the host has no say in.
@@ -679,36 +850,76 @@ func (c *compiler) pinAbove(p string, rule int) {
 // guards lists what the supervisor has to watch for.
 func (c *compiler) guards() {
 	n := len(c.in.Policy.Paths)
+	all := make([]watched, 0, len(c.in.Policy.Guards)+len(c.watched))
 	for i, g := range c.in.Policy.Guards {
-		guard := plan.Guard{Pattern: g.Pattern, Reason: g.Reason, Rule: n + i + 1}
-		for _, r := range c.paths {
-			if r.Access == policy.AllowWrite && !r.Glob && r.Pattern != c.in.Workspace && covers(c.in.Workspace, r.Pattern) {
-				guard.Except = append(guard.Except, strings.TrimPrefix(r.Pattern, c.in.Workspace+"/"))
+		rule := policy.PathRule{
+			Access: policy.DenyWrite, Pattern: glob.Escape(c.in.Workspace) + "/" + strings.TrimSuffix(g.Pattern, "/"),
+			Glob: true, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength,
+		}
+		all = append(all, watched{pathRule{rule, n + i + 1}, g.Pattern})
+	}
+	for _, w := range c.watched {
+		if !w.rule.Glob {
+			if c.decide(w.rule.Pattern).write {
+				continue // a rule that is as specific and stronger opens it
+			}
+			w.rule.Pattern = glob.Escape(w.rule.Pattern)
+		}
+		if w.rule.Reason == "" {
+			w.rule.Reason = "the policy protects it"
+		}
+		all = append(all, w)
+	}
+	opened := c.opened()
+	for _, w := range all {
+		guard := plan.Guard{Pattern: w.pattern, Reason: w.rule.Reason, Rule: w.rule.id}
+		for _, o := range opened {
+			if o.beats(&w.rule) {
+				guard.Except = append(guard.Except, strings.TrimPrefix(o.Pattern, c.in.Workspace+"/"))
 			}
 		}
 		c.p.Guards = append(c.p.Guards, guard)
 	}
 }
 
-// deniedNames guards names in the workspace that must not be written and that are
-// not there yet, or that a pattern may match later: no mount can hold them.
-func (c *compiler) deniedNames() {
-	inside := glob.Escape(c.in.Workspace) + "/"
-	for i, r := range c.in.Policy.Paths {
-		if r.Access != policy.DenyWrite {
+// opened are the paths in the workspace that a rule lets the inside write, whatever
+// guards there are for them.
+func (c *compiler) opened() []pathRule {
+	var out []pathRule
+	for _, r := range c.paths {
+		if r.Access != policy.AllowWrite || r.Pattern == c.in.Workspace || !covers(c.in.Workspace, r.Pattern) {
 			continue
 		}
-		pattern := r.Pattern
-		if !r.Glob {
-			if c.in.Facts.Paths[r.Pattern].Kind != host.KindAbsent {
-				continue
-			}
-			pattern = glob.Escape(pattern)
+		if slices.ContainsFunc(out, func(o pathRule) bool { return o.Pattern == r.Pattern }) {
+			continue
 		}
-		if rel, ok := strings.CutPrefix(pattern, inside); ok {
-			c.p.Guards = append(c.p.Guards, plan.Guard{Pattern: rel, Reason: "the policy denies writing it", Rule: i + 1})
+		with := &compiler{in: c.in, p: c.p}
+		for _, have := range c.paths {
+			with.add(have)
+		}
+		with.match(r.Pattern)
+		if with.decide(r.Pattern).write {
+			out = append(out, r)
 		}
 	}
+	return out
+}
+
+// beats reports whether an allowed path is stronger than a pattern that would
+// guard it.
+func (r *pathRule) beats(guard *pathRule) bool {
+	pattern, err := glob.Compile(guard.Pattern)
+	if err != nil {
+		return false
+	}
+	names := glob.Split(r.Pattern)
+	_, deepest, ok := pattern.DepthsOf(names)
+	if !ok || guard.Origin.Layer == "managed" && r.Origin.Layer != "managed" {
+		return false
+	}
+	at := *guard
+	at.Pattern = "/" + strings.Join(names[:deepest], "/")
+	return stronger(r, &at)
 }
 
 // program checks that the command can be read inside.
@@ -716,20 +927,28 @@ func (c *compiler) program() error {
 	if len(c.in.Command) == 0 {
 		return errors.New("compile: no command")
 	}
+	refused := func(p, text, hint string) error {
+		a := c.decide(p)
+		if a.read {
+			return nil
+		}
+		e := &Error{Text: text, Hint: hint}
+		if r, ok := c.p.Rule(a.by); ok {
+			e.Rule, e.Origin = r.Text, r.Origin
+		}
+		return e
+	}
+	if err := refused(c.in.Dir, c.in.Dir+", where the command shall start, can't be read inside", "take the rule out, or start somewhere else"); err != nil {
+		return err
+	}
 	real := c.in.Program
 	if f, ok := c.in.Facts.Paths[real]; ok && f.Real != "" {
 		real = f.Real
 	}
-	a := c.decide(real)
-	if a.read {
-		return nil
+	text := c.in.Program + " can't be executed: it can't be read inside"
+	if err := refused(real, text, "allow it with --allow-read "+path.Dir(real)); err != nil {
+		return err
 	}
-	e := &Error{
-		Text: fmt.Sprintf("%s can't be executed: it can't be read inside", c.in.Program),
-		Hint: "allow it with --allow-read " + path.Dir(real),
-	}
-	if r, ok := c.p.Rule(a.by); ok {
-		e.Rule, e.Origin = r.Text, r.Origin
-	}
-	return e
+	// What it leads to can be read; the name has to be there, too.
+	return refused(c.in.Program, text, "call it "+real)
 }

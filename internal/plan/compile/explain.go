@@ -104,10 +104,6 @@ func (c *compiler) explainPath(e *Explanation) {
 // match adds the patterns that speak of p, which need not exist.
 func (c *compiler) match(p string) {
 	names := glob.Split(p)
-	layer := map[string]int{}
-	for _, r := range c.paths {
-		layer[r.Origin.Layer] = r.layer
-	}
 	add := func(r policy.PathRule, pattern string) {
 		compiled, err := glob.Compile(pattern)
 		if err != nil {
@@ -115,7 +111,7 @@ func (c *compiler) match(p string) {
 		}
 		if _, deepest, ok := compiled.DepthsOf(names); ok {
 			r.Pattern, r.Glob = "/"+strings.Join(names[:deepest], "/"), true
-			c.add(pathRule{r, 0, layer[r.Origin.Layer]})
+			c.add(pathRule{r, 0})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
@@ -127,7 +123,7 @@ func (c *compiler) match(p string) {
 		if path.Base(g.Pattern) == ".git" {
 			continue // the directory itself stays writable
 		}
-		add(policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin},
+		add(policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength},
 			glob.Escape(c.in.Workspace)+"/"+strings.TrimSuffix(g.Pattern, "/"))
 	}
 }

@@ -22,6 +22,7 @@ const (
 
 // files is the machine of these tests: what is there, and of which kind.
 var files = map[string]string{
+	"/home": host.KindDir, "/srv": host.KindDir, "/srv/data": host.KindDir, "/sys": host.KindDir, "/var": host.KindDir,
 	"/usr": host.KindDir, "/etc": host.KindDir, "/etc/shadow": host.KindFile, "/opt": host.KindDir,
 	annHome: host.KindDir, annHome + "/.ssh": host.KindDir, annHome + "/.ssh/config": host.KindFile, annHome + "/.gitconfig": host.KindFile,
 	annHome + "/docs": host.KindDir, annHome + "/docs/private": host.KindDir, annHome + "/docs/private/open": host.KindDir,
@@ -56,23 +57,43 @@ func compiled(t testing.TB, managed, user, flags string) (*plan.Plan, error) {
 		}
 		src.Flags = doc
 	}
+	return compileSource(t, src)
+}
+
+// compileSource makes the plan of a source on that machine.
+func compileSource(t testing.TB, src policy.Source) (*plan.Plan, error) {
+	t.Helper()
 	eff, err := policy.Load(src)
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := &host.Facts{UID: 1000, GID: 1000, User: "ann", Home: annHome, Paths: map[string]host.Path{},
-		Mechanisms: []host.Mechanism{{Name: host.Landlock, Answer: host.Yes, Level: 7}}}
+	return Plan(input(eff))
+}
+
+// input is a run of a policy on that machine.
+func input(eff *policy.Effective) Input { return inputAt(eff, annHome) }
+
+// inputAt is input with the home somewhere else.
+func inputAt(eff *policy.Effective, home string) Input {
+	work := home + strings.TrimPrefix(annWork, annHome)
+	f := &host.Facts{UID: 1000, GID: 1000, User: "ann", Home: home, Paths: map[string]host.Path{},
+		RootEntries: []string{"dev", "etc", "home", "opt", "proc", "run", "srv", "sys", "tmp", "usr", "var"},
+		Mechanisms:  []host.Mechanism{{Name: host.Landlock, Answer: host.Yes, Level: 7}}}
+	there := map[string]string{"/usr/bin": host.KindDir, "/usr/bin/true": host.KindFile}
 	for p, kind := range files {
-		f.Paths[p] = host.Path{Kind: kind, Real: p, RealKind: kind, UID: 1000, Mode: 0o755}
-	}
-	f.Paths["/usr/bin/true"] = host.Path{Kind: host.KindFile, Real: "/usr/bin/true", RealKind: host.KindFile, Mode: 0o755}
-	for _, r := range eff.Paths {
-		if _, ok := f.Paths[r.Pattern]; !r.Glob && !ok {
-			f.Paths[r.Pattern] = host.Path{Kind: host.KindAbsent}
+		if rest, ok := strings.CutPrefix(p, annHome); ok {
+			p = home + rest
 		}
+		there[p] = kind
+	}
+	for p, kind := range there {
+		f.Paths[p] = host.Path{Kind: kind, Real: p, RealKind: kind, UID: 1000, Mode: 0o755}
 	}
 	patterns := []string{}
 	for _, r := range eff.Paths {
+		if _, ok := f.Paths[r.Pattern]; !r.Glob && !ok {
+			f.Paths[r.Pattern] = host.Path{Kind: host.KindAbsent, RealKind: host.KindAbsent}
+		}
 		if r.Glob {
 			patterns = append(patterns, r.Pattern)
 		}
@@ -83,17 +104,17 @@ func compiled(t testing.TB, managed, user, flags string) (*plan.Plan, error) {
 	for _, text := range patterns {
 		full := text
 		if !strings.HasPrefix(full, "/") {
-			full = annWork + "/" + strings.TrimSuffix(full, "/")
+			full = work + "/" + strings.TrimSuffix(full, "/")
 		}
 		g := glob.MustCompile(full)
-		for p, kind := range files {
-			if strings.HasPrefix(p, annWork+"/") && g.Match(p) {
+		for p, kind := range there {
+			if strings.HasPrefix(p, work+"/") && g.Match(p) {
 				f.Found = append(f.Found, host.Found{Path: p, Kind: kind, Pattern: text})
 			}
 		}
 	}
 	slices.SortFunc(f.Found, func(a, b host.Found) int { return strings.Compare(a.Path+a.Pattern, b.Path+b.Pattern) })
-	return Plan(Input{Policy: eff, Facts: f, Command: []string{"true"}, Program: "/usr/bin/true", Dir: annWork, Workspace: annWork, PrivateHome: "/state/home"})
+	return Input{Policy: eff, Facts: f, Command: []string{"true"}, Program: "/usr/bin/true", Dir: work, Workspace: work, PrivateHome: "/state/home"}
 }
 
 // shows is an evaluator of its own: what a list of mounts lets the inside do with

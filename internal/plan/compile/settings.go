@@ -2,6 +2,7 @@ package compile
 
 import (
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -12,7 +13,7 @@ import (
 
 // environment builds the variables of the inside from nothing: what a rule lets
 // in, what a rule sets, and what the boundary itself must say. A deny wins over
-// everything but a later set of the same layer order.
+// every allow and every set, whether the variable is there outside or not.
 func (c *compiler) environment() {
 	outside := map[string]string{}
 	for _, kv := range c.in.Environ {
@@ -25,7 +26,11 @@ func (c *compiler) environment() {
 		rule  int
 	}
 	vars := map[string]variable{}
-	denied := map[string]int{}
+	var denied []string
+	fixed := map[string]string{
+		"HOME": c.in.Facts.Home, "USER": c.in.Facts.User, "LOGNAME": c.in.Facts.User,
+		"PWD": c.in.Dir, "TMPDIR": "/tmp", "COFFERDAM": "1",
+	}
 	for _, r := range c.in.Policy.Env {
 		text := string(r.Action) + " environment " + r.Name
 		id := c.rule(text, r.Origin, plan.Enforced, "environment", "")
@@ -33,24 +38,26 @@ func (c *compiler) environment() {
 			if !matchName(r.Name, name) {
 				continue
 			}
-			switch r.Action {
-			case policy.EnvAllow:
+			if r.Action == policy.EnvAllow {
 				vars[name] = variable{value, id}
-			case policy.EnvDeny:
-				denied[name] = id
 			}
+		}
+		if _, own := fixed[r.Name]; own && r.Action != policy.EnvAllow {
+			c.p.Rules[id-1].Status, c.p.Rules[id-1].Note = plan.Impossible, "the inside always has one of its own"
+		}
+		if r.Action == policy.EnvDeny {
+			denied = append(denied, r.Name)
 		}
 		if r.Action == policy.EnvSet {
 			vars[r.Name] = variable{c.expand(r.Value), id}
 		}
 	}
-	for name := range denied {
-		delete(vars, name)
+	for name := range vars {
+		if slices.ContainsFunc(denied, func(pattern string) bool { return matchName(pattern, name) }) {
+			delete(vars, name)
+		}
 	}
-	for name, value := range map[string]string{
-		"HOME": c.in.Facts.Home, "USER": c.in.Facts.User, "LOGNAME": c.in.Facts.User,
-		"PWD": c.in.Dir, "TMPDIR": "/tmp", "COFFERDAM": "1",
-	} {
+	for name, value := range fixed {
 		vars[name] = variable{value, 0}
 	}
 	for name, v := range vars {

@@ -1,0 +1,411 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// site is a directory with a workspace and the files of all layers.
+type site struct {
+	t   testing.TB
+	dir string
+	Source
+}
+
+func newSite(t testing.TB) *site {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &site{t: t, dir: dir, Source: Source{
+		Place:    Place{Home: dir + "/home", Workspace: dir + "/home/project"},
+		UserFile: dir + "/home/policy.jsonc", Managed: dir + "/managed.jsonc",
+	}}
+	if err := os.MkdirAll(filepath.Join(s.Workspace, filepath.Dir(ProjectFile)), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func (s *site) project() string { return filepath.Join(s.Workspace, ProjectFile) }
+
+func (s *site) write(file, text string) {
+	s.t.Helper()
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) load() *Effective {
+	s.t.Helper()
+	e, err := Load(s.Source)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return e
+}
+
+// said lists the rules of a path as "layer access", weakest first.
+func said(e *Effective, pattern string) []string {
+	var out []string
+	for _, r := range e.Paths {
+		if r.Pattern == pattern {
+			out = append(out, r.Origin.Layer+" "+string(r.Access))
+		}
+	}
+	return out
+}
+
+func limitOf(e *Effective, name string) (int64, string) {
+	for _, l := range e.Limits {
+		if l.Name == name {
+			return l.Value, l.Origin.Layer
+		}
+	}
+	return 0, ""
+}
+
+func TestLayersWeakestFirst(t *testing.T) {
+	s := newSite(t)
+	const text = "{\n\"filesystem\": {\"denyRead\": [\"/x\"]}}"
+	for _, f := range []string{s.UserFile, s.project(), s.Managed} {
+		s.write(f, text)
+	}
+	s.Flags, _ = Parse("flags", []byte(text))
+	e := s.load()
+	if got, want := said(e, "/x"), []string{"user denyRead", "project denyRead", "flag denyRead", "managed denyRead"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	last := -1
+	for _, r := range e.Paths {
+		if r.Strength < last {
+			t.Errorf("%s %s is weaker than what comes before it", r.Access, r.Text)
+		}
+		last = r.Strength
+		if r.Pattern == "/x" && r.Origin.Layer != "flag" && (r.Origin.Line != 2 || r.Origin.File == "") {
+			t.Errorf("no place: %+v", r.Origin)
+		}
+	}
+}
+
+// --policy takes the place of the user's and the project's file, not of the
+// organisation's.
+func TestNamedFileReplacesOthersButTheManaged(t *testing.T) {
+	s := newSite(t)
+	for _, f := range []string{s.UserFile, s.project(), s.Managed} {
+		s.write(f, `{"filesystem": {"denyRead": ["/x"]}}`)
+	}
+	s.File = s.dir + "/named.jsonc"
+	s.write(s.File, `{"filesystem": {"allowRead": ["/x"]}}`)
+	if got, want := said(s.load(), "/x"), []string{"user allowRead", "managed denyRead"}; !slices.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	os.Remove(s.File)
+	if _, err := Load(s.Source); err == nil {
+		t.Error("a named file that is not there is no error")
+	}
+}
+
+func TestLimits(t *testing.T) {
+	s := newSite(t)
+	memory := func(n int) string { return fmt.Sprintf(`{"resources": {"memory": "%dMiB"}}`, n) }
+	for _, c := range []struct {
+		user, project, flag, managed int
+		trusted                      bool
+		want                         int64
+		from                         string
+	}{
+		{user: 100, want: 100, from: "user"},
+		{project: 100, want: 100, from: "project"},
+		{user: 100, project: 50, want: 50, from: "project"},
+		{user: 100, project: 200, want: 100, from: "user"},
+		{user: 100, project: 200, trusted: true, want: 200, from: "project"},
+		{user: 100, flag: 200, want: 200, from: "flag"},
+		{user: 100, flag: 200, managed: 150, want: 150, from: "managed"},
+		{user: 100, managed: 150, want: 100, from: "user"},
+		{managed: 150, want: 150, from: "managed"},
+	} {
+		s.Flags = nil
+		s.Trusted = func(string, []byte) bool { return c.trusted }
+		for file, n := range map[string]int{s.UserFile: c.user, s.project(): c.project, s.Managed: c.managed} {
+			os.Remove(file)
+			if n > 0 {
+				s.write(file, memory(n))
+			}
+		}
+		if c.flag > 0 {
+			s.Flags, _ = Parse("flags", []byte(memory(c.flag)))
+		}
+		if got, from := limitOf(s.load(), "memory"); got != c.want<<20 || from != c.from {
+			t.Errorf("%+v: %d of %s", c, got>>20, from)
+		}
+	}
+}
+
+func TestCPUsAreNotRoundedDown(t *testing.T) {
+	s := newSite(t)
+	s.write(s.UserFile, `{"resources": {"cpus": 2.3}}`)
+	if got, _ := limitOf(s.load(), "cpus"); got != 2300 {
+		t.Errorf("%d", got)
+	}
+}
+
+// A project's file that is not trusted says nothing that opens something, and each
+// thing that is left out is told with its place.
+func TestUntrustedProject(t *testing.T) {
+	s := newSite(t)
+	s.write(s.UserFile, `{"resources": {"memory": "1GiB"}, "workspace": {"home": "ephemeral"}}`)
+	s.write(s.project(), `{
+ "extends": ["node"],
+ "filesystem": {"allowRead": ["/r"], "allowWrite": ["/w"], "denyRead": ["/dr"], "denyWrite": ["/dw"], "allowGitConfig": true},
+ "environment": {"allow": ["A"], "set": {"S": "1"}, "deny": ["D"]},
+ "network": {"allowedDomains": ["example.org"], "allowedCIDRs": ["10.0.0.0/8"], "deniedDomains": ["example.com"]},
+ "workspace": {"home": "private", "protect": ["p"], "unprotect": ["**/.vscode/"]},
+ "resources": {"memory": "2GiB", "processes": 7},
+ "identity": {"allowRoot": true}
+}`)
+	e := s.load()
+	for pattern, want := range map[string][]string{"/r": nil, "/w": nil, "/dr": {"project denyRead"}, "/dw": {"project denyWrite"}} {
+		if got := said(e, pattern); !slices.Equal(got, want) {
+			t.Errorf("%s: %v, want %v", pattern, got, want)
+		}
+	}
+	for _, r := range e.Env {
+		if r.Origin.Layer == "project" && r.Action != EnvDeny {
+			t.Errorf("%+v", r)
+		}
+	}
+	for _, r := range e.Net {
+		if r.Origin.Layer == "project" && r.Key != "deniedDomains" {
+			t.Errorf("%+v", r)
+		}
+	}
+	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" || len(e.Profiles) > 0 {
+		t.Errorf("%+v %+v %+v %v", e.AllowGitConfig, e.AllowRoot, e.Home, e.Profiles)
+	}
+	if m, _ := limitOf(e, "memory"); m != 1<<30 {
+		t.Errorf("memory %d", m)
+	}
+	if n, _ := limitOf(e, "processes"); n != 7 {
+		t.Errorf("processes %d", n)
+	}
+	guard := func(p string) bool {
+		return slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == p })
+	}
+	if !guard("p") || !guard("**/.vscode/") {
+		t.Error("guards")
+	}
+	var keys []string
+	for _, w := range e.Warnings {
+		if w.Origin.Layer != "project" || w.Origin.Line == 0 || w.Hint == "" {
+			t.Errorf("%+v", w)
+		}
+		keys = append(keys, w.Origin.Key)
+	}
+	slices.Sort(keys)
+	want := []string{"environment.allow", "environment.set", "extends", "filesystem.allowGitConfig", "filesystem.allowRead", "filesystem.allowWrite", "identity.allowRoot",
+		"network.allowedCIDRs", "network.allowedDomains", "resources.memory", "workspace.home", "workspace.unprotect"}
+	if !slices.Equal(keys, want) {
+		t.Errorf("told %v, want %v", keys, want)
+	}
+
+	s.Trusted = func(path string, _ []byte) bool { return path == s.project() }
+	if e = s.load(); len(said(e, "/w")) == 0 || !e.AllowGitConfig.Value || len(e.Warnings) > 0 {
+		t.Errorf("trusted: %+v", e.Warnings)
+	}
+}
+
+func TestManagedChoicesAreLast(t *testing.T) {
+	s := newSite(t)
+	s.write(s.Managed, `{"filesystem": {"allowGitConfig": false}, "identity": {"allowRoot": false}, "workspace": {"home": "ephemeral", "protect": ["x", "**/.git/config"]}}`)
+	s.Flags, _ = Parse("flags", []byte(`{"filesystem": {"allowGitConfig": true}, "identity": {"allowRoot": true}, "workspace": {"home": "private", "unprotect": ["x"]}}`))
+	e := s.load()
+	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" {
+		t.Errorf("%+v %+v %+v", e.AllowGitConfig, e.AllowRoot, e.Home)
+	}
+	s.write(s.Managed, `{"workspace": {"protect": ["x", "**/.git/config"]}}`)
+	e = s.load()
+	for _, p := range []string{"x", "**/.git/config"} {
+		if !slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == p && g.Origin.Layer == "managed" }) {
+			t.Errorf("the organisation's guard %s is gone", p)
+		}
+	}
+	if slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == "**/.git/config" && g.Origin.Layer != "managed" }) {
+		t.Error("allowGitConfig lifts nothing")
+	}
+}
+
+// No layer's file can make the loader wait, fill the memory or be passed over.
+func TestNoLayerFileIsPassedOver(t *testing.T) {
+	damage := map[string]struct {
+		make func(t *testing.T, file string)
+		want string
+	}{
+		"FIFO":      {func(t *testing.T, f string) { makeFifo(t, f) }, "a FIFO"},
+		"directory": {func(t *testing.T, f string) { must(t, os.Mkdir(f, 0o700)) }, "a directory"},
+		"100 MB": {func(t *testing.T, f string) {
+			must(t, os.WriteFile(f, nil, 0o600))
+			must(t, os.Truncate(f, 100<<20))
+		}, "more than 1 MiB"},
+		"invalid":  {func(t *testing.T, f string) { must(t, os.WriteFile(f, []byte(`{"filesystem": 1}`), 0o600)) }, ":1:16: filesystem"},
+		"empty":    {func(t *testing.T, f string) { must(t, os.WriteFile(f, nil, 0o600)) }, "an empty file"},
+		"loop":     {func(t *testing.T, f string) { must(t, os.Symlink(filepath.Base(f), f)) }, "symbolic links"},
+		"dangling": {func(t *testing.T, f string) { must(t, os.Symlink("nowhere", f)) }, "no such file"},
+	}
+	for layer, file := range map[string]func(*site) string{
+		"user": func(s *site) string { return s.UserFile }, "project": func(s *site) string { return s.project() },
+		"managed": func(s *site) string { return s.Managed },
+		"named":   func(s *site) string { s.File = s.dir + "/named"; return s.File },
+	} {
+		for name, d := range damage {
+			t.Run(layer+"/"+name, func(t *testing.T) {
+				s := newSite(t)
+				f := file(s)
+				d.make(t, f)
+				_, err := Load(s.Source)
+				var ps Problems
+				if !errors.As(err, &ps) || !strings.Contains(err.Error(), d.want) || !strings.Contains(err.Error(), f) || strings.Contains(err.Error(), "\n") {
+					t.Errorf("%v, want one line about %s with %q", err, f, d.want)
+				}
+			})
+		}
+	}
+	t.Run("project/link out", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.dir+"/outside", `{}`)
+		must(t, os.Symlink(s.dir+"/outside", s.project()))
+		if _, err := Load(s.Source); err == nil {
+			t.Error("a project's file outside the project is read")
+		}
+	})
+	t.Run("all at once", func(t *testing.T) {
+		s := newSite(t)
+		for _, f := range []string{s.UserFile, s.project(), s.Managed} {
+			s.write(f, `{"x": 1}`)
+		}
+		s.Profiles = []string{"cluade"}
+		_, err := Load(s.Source)
+		if n := strings.Count(fmt.Sprint(err), "\n"); n != 3 {
+			t.Errorf("%d problems: %v", n+1, err)
+		}
+	})
+}
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestExtends(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		files map[string]string // below the workspace's .cofferdam
+		user  bool              // policy.jsonc is the user's, not the project's
+		want  string            // of the error
+	}{
+		{name: "itself", files: map[string]string{"policy.jsonc": `{"extends": ["./policy.jsonc"]}`}, want: "leads back to this file"},
+		{name: "in a circle", files: map[string]string{"policy.jsonc": `{"extends": ["./a.jsonc"]}`, "a.jsonc": `{"extends": ["../.cofferdam/policy.jsonc"]}`}, want: "leads back to this file"},
+		{name: "not there", files: map[string]string{"policy.jsonc": `{"extends": ["./a.jsonc"]}`}, want: "no such file"},
+		{name: "no profile", files: map[string]string{"policy.jsonc": `{"extends": ["cluade"]}`}, want: `did you mean "claude"?`},
+		{name: "out of the project", files: map[string]string{"policy.jsonc": `{"extends": ["../../secret.jsonc"]}`}, want: "outside the project"},
+		{name: "out of the project, absolute", files: map[string]string{"policy.jsonc": `{"extends": ["/etc/passwd.jsonc"]}`}, want: "outside the project"},
+		{name: "out of the project, home", files: map[string]string{"policy.jsonc": `{"extends": ["~/secret.jsonc"]}`}, want: "outside the project"},
+		{name: "invalid", files: map[string]string{"policy.jsonc": `{"extends": ["./a.jsonc"]}`, "a.jsonc": `{"x": 1}`}, want: "a.jsonc:1:2: x: unknown key"},
+		{name: "of the user, out of its directory", user: true, files: map[string]string{"policy.jsonc": `{"extends": ["../../secret.jsonc"]}`}},
+		{name: "twice, but in no circle", files: map[string]string{"policy.jsonc": `{"extends": ["./a.jsonc", "./b.jsonc"]}`, "a.jsonc": `{"extends": ["./b.jsonc"]}`, "b.jsonc": `{}`}},
+		{name: "wide", files: map[string]string{"policy.jsonc": `{"extends": ["./a.jsonc", "./a.jsonc"]}`, "a.jsonc": `{"extends": ["./b.jsonc", "./b.jsonc"]}`, "b.jsonc": `{}`}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newSite(t)
+			s.write(s.Home+"/secret.jsonc", "{}")
+			for name, text := range c.files {
+				s.write(filepath.Join(s.Workspace, ".cofferdam", name), text)
+			}
+			if c.user {
+				s.UserFile = s.project()
+				s.Workspace = t.TempDir()
+			}
+			_, err := Load(s.Source)
+			if got := fmt.Sprint(err); c.want == "" && err != nil || !strings.Contains(got, c.want) {
+				t.Errorf("%s, want %q", got, c.want)
+			}
+		})
+	}
+	t.Run("deep", func(t *testing.T) {
+		s := newSite(t)
+		for i := range 12 {
+			s.write(fmt.Sprintf("%s/%d.jsonc", s.Home, i), fmt.Sprintf(`{"extends": ["./%d.jsonc"]}`, i+1))
+		}
+		s.write(s.Home+"/12.jsonc", "{}")
+		s.UserFile = s.Home + "/0.jsonc"
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than eight files deep") {
+			t.Errorf("%v", err)
+		}
+		s.UserFile = s.Home + "/5.jsonc"
+		if _, err := Load(s.Source); err != nil {
+			t.Errorf("eight files: %v", err)
+		}
+	})
+	t.Run("a bomb", func(t *testing.T) {
+		s := newSite(t)
+		twice := func(n int) string {
+			return strings.TrimSuffix(strings.Repeat(fmt.Sprintf(`"./%d.jsonc",`, n), 40), ",")
+		}
+		for i := range 7 {
+			s.write(fmt.Sprintf("%s/.cofferdam/%d.jsonc", s.Workspace, i), fmt.Sprintf(`{"extends": [%s], "filesystem": {"denyRead": ["/x"]}}`, twice(i+1)))
+		}
+		s.write(s.Workspace+"/.cofferdam/7.jsonc", "{}")
+		s.write(s.project(), `{"extends": ["./0.jsonc"]}`)
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than") {
+			t.Errorf("%.200v", err)
+		}
+	})
+	t.Run("trust in one file is no trust in another", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.project(), `{"extends": ["./a.jsonc"], "filesystem": {"allowRead": ["/p"]}}`)
+		s.write(s.Workspace+"/.cofferdam/a.jsonc", `{"filesystem": {"allowRead": ["/a"]}}`)
+		s.Trusted = func(path string, _ []byte) bool { return path == s.project() }
+		e := s.load()
+		if len(said(e, "/p")) != 1 || len(said(e, "/a")) != 0 || len(e.Warnings) != 1 {
+			t.Errorf("%v %v %+v", said(e, "/p"), said(e, "/a"), e.Warnings)
+		}
+	})
+}
+
+// FuzzLoad: random documents in all layers never make the loader panic, and what an
+// untrusted one says never opens anything.
+func FuzzLoad(f *testing.F) {
+	f.Add(`{}`, `{"extends": ["go"]}`, `{"filesystem": {"denyRead": ["~"]}}`)
+	f.Add(`{"workspace": {"protect": ["**/x", "[a-b]/"]}}`, `{"filesystem": {"allowRead": ["**/[!x]", "\\[x"]}}`, `{"extends": ["./policy.jsonc"]}`)
+	f.Add(`{"resources": {"timeout": "1h", "memory": "8GiB", "cpus": 1e3}}`, "// \xff", `{"environment": {"set": {"A": "~/x"}, "allow": ["B*"]}}`)
+	f.Fuzz(func(t *testing.T, managed, user, project string) {
+		s := newSite(t)
+		s.write(s.Managed, managed)
+		s.write(s.UserFile, user)
+		s.write(s.project(), project)
+		e, err := Load(s.Source)
+		if err != nil {
+			var ps Problems
+			if !errors.As(err, &ps) || len(ps) == 0 {
+				t.Fatalf("an error that is no list of problems: %v", err)
+			}
+			return
+		}
+		for _, r := range e.Paths {
+			if !filepath.IsAbs(r.Pattern) || filepath.Clean(r.Pattern) != r.Pattern {
+				t.Errorf("%+v", r)
+			}
+			if r.Origin.Layer == "project" && (r.Access == AllowRead || r.Access == AllowWrite) {
+				t.Errorf("the project opens %+v", r)
+			}
+		}
+	})
+}
