@@ -32,7 +32,7 @@ func TestFailsClosed(t *testing.T) {
 		{"no seccomp", rigging{Refuse: []refusal{{Call: unix.SYS_SECCOMP, Errno: syscall.EINVAL}}}, nil, "seccomp"},
 		{"no mount", rigging{Refuse: []refusal{{Call: unix.SYS_MOUNT, Errno: syscall.EPERM}, {Call: unix.SYS_FSMOUNT, Errno: syscall.EPERM}, {Call: unix.SYS_OPEN_TREE, Errno: syscall.EPERM}}}, nil, "mount"},
 		{"no pivot_root", rigging{Refuse: []refusal{{Call: unix.SYS_PIVOT_ROOT, Errno: syscall.EPERM}}}, nil, "root"},
-		{"/proc is covered", rigging{Mask: []string{"/proc/meminfo", "/proc/uptime"}}, nil, "/proc"},
+		{"/proc is covered", rigging{Proc: []string{"/proc/meminfo", "/proc/uptime"}}, nil, "/proc"},
 		{"root", rigging{Root: true}, nil, "root"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -59,6 +59,7 @@ func TestRigBreaksNothing(t *testing.T) {
 	s := newSite(t)
 	for _, rig := range []rigging{
 		{Empty: []string{"/var/tmp"}},
+		{Proc: []string{}},
 		{Refuse: []refusal{{Call: unix.SYS_SWAPON, Errno: syscall.ENOSYS}, {unix.SYS_CLONE, syscall.EPERM, 1 << 31}}},
 	} {
 		r := s.rigged(t, rig, binary, "run", "--", "echo", "fine")

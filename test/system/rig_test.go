@@ -26,7 +26,7 @@ type rigging struct {
 	Small  string    // a directory over which a full tmpfs is mounted
 	Root   bool      // be user 0
 	Limits []string  // files of /proc/sys/user that are set to 0
-	Mask   []string  // files that /dev/null is mounted over
+	Proc   []string  // what is covered in the only procfs; empty but not nil: nothing is
 	Refuse []refusal // system calls that fail
 }
 
@@ -39,7 +39,7 @@ type refusal struct {
 }
 
 func (r rigging) namespace() bool {
-	return len(r.Empty) > 0 || r.Small != "" || r.Root || len(r.Limits) > 0 || len(r.Mask) > 0
+	return len(r.Empty) > 0 || r.Small != "" || r.Root || len(r.Limits) > 0 || r.Proc != nil
 }
 
 // rigged runs a command in a rigging.
@@ -115,9 +115,9 @@ func (r rigging) apply() error {
 		}
 		fill.Close()
 	}
-	for _, file := range r.Mask {
-		if err := unix.Mount("/dev/null", file, "", unix.MS_BIND, ""); err != nil {
-			return fmt.Errorf("mount on %s: %w", file, err)
+	if r.Proc != nil {
+		if err := testenv.CoverProc(r.Proc...); err != nil {
+			return fmt.Errorf("cover /proc: %w", err)
 		}
 	}
 	for _, file := range r.Limits {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +17,7 @@ import (
 	"unsafe"
 
 	"cofferdam/internal/host"
+	"cofferdam/internal/testenv"
 
 	"golang.org/x/sys/unix"
 )
@@ -287,7 +287,7 @@ var worse = map[string]struct {
 		return unix.MoveMount(null, "", unix.AT_FDCWD, "/dev/null", unix.MOVE_MOUNT_F_EMPTY_PATH)
 	}, map[string]host.Answer{host.Fuse: host.No, host.UserNamespaces: host.Yes}, "/dev/fuse"},
 	"masked-proc": {func() error {
-		return unix.Mount("/dev/null", "/proc/cpuinfo", "", unix.MS_BIND, "")
+		return testenv.CoverProc("/proc/cpuinfo")
 	}, map[string]host.Answer{host.ProcMount: host.No, host.UserNamespaces: host.Yes, host.MountAPI: host.Yes}, "/proc"},
 	"no-landlock": {func() error {
 		return installAll(filter(unix.SYS_LANDLOCK_CREATE_RULESET, unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
@@ -324,10 +324,7 @@ func installAll(prog []unix.SockFilter) error {
 func TestWorseMachines(t *testing.T) {
 	base := Full(t.Context(), "")
 	if m := base.Mechanism(host.UserNamespaces); m.Answer != host.Yes {
-		if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), "userns") {
-			t.Fatalf("userns is required: %+v", m)
-		}
-		t.Skipf("needs userns: %s", m.Detail)
+		testenv.Skip(t, testenv.UserNamespaces, m.Detail)
 	}
 	for name, w := range worse {
 		t.Run(name, func(t *testing.T) {
