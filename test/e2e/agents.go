@@ -2,13 +2,17 @@ package e2e
 
 import (
 	"crypto/sha256"
+	"debug/elf"
 	_ "embed"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 
 	"cofferdam/internal/testenv"
@@ -67,12 +71,35 @@ func installAgents(log io.Writer) (map[string]string, error) {
 	found := map[string]string{}
 	for name, pattern := range agentBinaries {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
-		if err != nil || len(paths) != 1 {
-			return nil, fmt.Errorf("%s: %d programs match, want one", filepath.Join(dir, pattern), len(paths))
+		paths = slices.DeleteFunc(paths, foreign)
+		if err != nil || len(paths) == 0 {
+			return nil, fmt.Errorf("no program for this machine matches %s", filepath.Join(dir, pattern))
 		}
 		found[name] = paths[0]
 	}
 	return found, nil
+}
+
+// foreign says whether a program is for another C library: it asks for a dynamic
+// linker that is not here. npm before 10 installs the packages of all of them.
+func foreign(program string) bool {
+	f, err := elf.Open(program)
+	if err != nil {
+		return false // not ours to judge
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type != elf.PT_INTERP {
+			continue
+		}
+		name, err := io.ReadAll(io.LimitReader(p.Open(), syscall.PathMax))
+		if err != nil {
+			return false
+		}
+		_, err = os.Stat(strings.TrimRight(string(name), "\x00"))
+		return errors.Is(err, fs.ErrNotExist)
+	}
+	return false
 }
 
 // npmInstall fills dir and then makes the file done.
