@@ -64,11 +64,39 @@ func (e Entry) equal(o Entry) bool {
 // started. It prints as JSON, and another process can sweep from it later.
 // It holds file contents: keep it private.
 type Baseline struct {
-	Version int          `json:"version"` // 1
-	Root    string       `json:"root"`    // absolute, no symlink at the end
+	Version int    `json:"version"` // 1
+	Root    string `json:"root"`    // absolute, no symlink at the end
+	// Dir is the directory that was at Root: no other one is swept.
+	Dir     Directory    `json:"dir"`
 	Guards  []plan.Guard `json:"guards"`
 	Entries []Entry      `json:"entries"` // sorted by path
 	Blind   []Blind      `json:"blind,omitempty"`
+}
+
+// Directory tells a directory from another one of that name.
+type Directory struct {
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+	Born int64  `json:"born,omitempty"`
+	here bool   // seen by this process
+}
+
+// is compares a directory with what it was. A device keeps its number until the
+// next boot at most, and an inode's number is used again once nothing holds it; on
+// overlayfs the time of birth changes with the first write. So within one process,
+// which holds the old one mounted, the numbers tell, and later the birth.
+func (d Directory) is(st fsat.Stat) bool {
+	if d.here || d.Born == 0 || st.Born == 0 {
+		return d.Ino == st.Ino && d.Dev == st.Dev
+	}
+	return d.Ino == st.Ino && d.Born == st.Born
+}
+
+// ReplacedError: the workspace is not the directory that it was before the run.
+type ReplacedError struct{ Root string }
+
+func (e *ReplacedError) Error() string {
+	return "there is another directory at " + e.Root + " now; what appeared in the one before could not be looked at"
 }
 
 // TakeBaseline records the guarded names below root. held says of a relative
@@ -84,7 +112,11 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 	if err != nil {
 		return nil, err
 	}
-	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind}
+	top, err := fsat.StatFd(l.fd)
+	if err != nil {
+		return nil, err
+	}
+	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind, Dir: Directory{top.Dev, top.Ino, top.Born, true}}
 	total := 0
 	for _, it := range seen.items {
 		st, err := fsat.StatAt(l.fd, it.path)

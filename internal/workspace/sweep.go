@@ -108,6 +108,13 @@ func newSweeper(b *Baseline, session string) (*sweeper, error) {
 	if err != nil {
 		return nil, err
 	}
+	if top, err := fsat.StatFd(l.fd); err != nil || !b.Dir.is(top) {
+		l.close()
+		if err == nil {
+			err = &ReplacedError{b.Root}
+		}
+		return nil, err
+	}
 	l.base = b
 	s := &sweeper{looker: l, dir: session, number: map[string]int{}, failed: map[string]bool{}, changed: map[string]bool{}}
 	if s.session, err = fsat.OpenRoot(session); err != nil {

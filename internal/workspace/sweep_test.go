@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -318,5 +319,29 @@ func TestSweepTwice(t *testing.T) {
 	r1, r2 := <-res, <-res
 	if !r1.Clean() || !r2.Clean() || len(r1.SetAside)+len(r2.SetAside) != 300 {
 		t.Fatalf("%d + %d, %v %v", len(r1.SetAside), len(r2.SetAside), r1.Failed, r2.Failed)
+	}
+}
+
+// Whoever has put another directory in the place of the workspace keeps what is in
+// it: it is not the one that the baseline speaks of.
+func TestReplacedWorkspace(t *testing.T) {
+	b := setUp(t, "x=").take(nil)
+	fresh, err := TakeBaseline(b.root, guards, nil)
+	must(t, err)
+	must(t, os.Rename(b.root, b.root+".old"))
+	put(t, b.root, ".envrc=mine")
+	for name, base := range map[string]*Baseline{"stored": b.base, "of this process": fresh} {
+		_, err := Sweep(base, b.session)
+		var replaced *ReplacedError
+		if !errors.As(err, &replaced) || b.read(".envrc") != "mine" {
+			t.Errorf("%s: %v, %q", name, err, b.read(".envrc"))
+		}
+	}
+	// Not by its time of birth alone: overlayfs changes that.
+	must(t, os.Rename(b.root, b.root+".new"))
+	must(t, os.Rename(b.root+".old", b.root))
+	fresh.Dir.Born++
+	if r, err := Sweep(fresh, b.session); err != nil || !r.Clean() {
+		t.Errorf("%+v %v", r, err)
 	}
 }
