@@ -47,7 +47,9 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	defer store.Close()
 	// What a killed run has left in its workspace goes first: it must not be
 	// taken for the person's own.
-	recoverInterrupted(store, c)
+	if err := recoverInterrupted(ctx, store, c); err != nil {
+		return 0, err
+	}
 	p, err := prepare(o, c)
 	if err != nil {
 		return 0, err
@@ -247,6 +249,10 @@ func (r *run) sweep() error {
 	for _, c := range rep.Changed {
 		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
 	}
+	var replaced *workspace.ReplacedError
+	if errors.As(err, &replaced) {
+		return &UnsweptError{Left: []string{err.Error()}}
+	}
 	if err != nil {
 		return r.workspaceGone(err)
 	}
@@ -370,42 +376,52 @@ func (r *run) summary() {
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what was
 // planted in their workspace is still there.
-func recoverInterrupted(store *session.Store, c Caller) {
-	list, err := store.Interrupted()
+func recoverInterrupted(ctx context.Context, store *session.Store, c Caller) error {
+	list, done, err := store.Unfinished(ctx)
 	if err != nil {
-		return
+		return err
 	}
+	defer done()
 	for _, i := range list {
-		recoverSession(store, i, c)
+		if err := recoverSession(ctx, store, i, c); err != nil {
+			fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n  hint: look at what is new there; to hear no more of it: rm -r -- %s\n",
+				i.ID, report.Quote(err.Error()), workspace.Quote(i.Dir))
+		}
 	}
+	return nil
 }
 
-// recoverSession sweeps the workspace of one interrupted session.
-func recoverSession(store *session.Store, i session.Info, c Caller) {
-	claim, ok, err := store.Claim(i)
+// recoverSession sweeps the workspace of one interrupted session. With an error it
+// stays interrupted, for the next run to try.
+func recoverSession(ctx context.Context, store *session.Store, i session.Info, c Caller) error {
+	if i.Status == session.Damaged {
+		return fmt.Errorf("what it may have left in its workspace is not known: %s", i.Problem)
+	}
+	claim, ok, err := store.Claim(ctx, i)
 	if err != nil || !ok {
-		return
+		return err
 	}
 	var b workspace.Baseline
 	if err := store.Read(i, session.BaselineFile, &b); err != nil {
-		// Killed before there was a baseline: nothing had run.
-		_ = claim.Settle()
-		return
+		if errors.Is(err, fs.ErrNotExist) {
+			return claim.Settle() // killed before there was a baseline: nothing had run
+		}
+		claim.Release()
+		return err
 	}
 	rep, err := workspace.Sweep(&b, i.Dir)
 	for _, m := range rep.SetAside {
 		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
-			i.ID, report.Quote(string(m.Path)), m.Reason, m.Undo)
+			i.ID, report.Quote(string(m.Path)), report.Quote(m.Reason), m.Undo)
 	}
 	if err == nil {
 		err = unsettled(rep)
 	}
 	if err != nil {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n", i.ID, report.Quote(err.Error()))
 		claim.Release()
-		return
+		return fmt.Errorf("workspace %s: %w", b.Root, err)
 	}
-	_ = claim.Settle()
+	return claim.Settle()
 }
 
 // streamsOf decides between a terminal of the inside and the caller's own
