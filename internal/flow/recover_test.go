@@ -1,12 +1,14 @@
 package flow
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
 	"cofferdam/internal/session"
 	"cofferdam/internal/workspace"
 )
@@ -125,6 +127,52 @@ func TestRecovery(t *testing.T) {
 			}
 			if again, left := recovered(t, store, c); again != "" || left != 0 {
 				t.Errorf("when it is removed: %q", again)
+			}
+		})
+	}
+}
+
+// A run that fails for whatever reason tells what it has set aside and what it could
+// not look at.
+func TestFailedRunTellsOfTheWorkspace(t *testing.T) {
+	for name, replace := range map[string]bool{"planted": false, "replaced": true} {
+		t.Run(name, func(t *testing.T) {
+			c, _, ws := hostile(t)
+			out, err := os.Create(filepath.Join(t.TempDir(), "err"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer out.Close()
+			c.Err = out
+			store, err := session.Open(c.Environ)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer store.Close()
+			p := &plan.Plan{Boundary: "native", Workspace: ws, Guards: []plan.Guard{{Pattern: "**/.envrc", Reason: "direnv runs it"}}}
+			r := &run{prepared: &prepared{plan: p, policy: &policy.Effective{}}, caller: c, store: store, recorder: &recorder{}}
+			defer r.close()
+			if err := r.open(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(ws+"/.envrc", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if replace {
+				if err := os.Rename(ws, ws+".away"); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.Mkdir(ws, 0o700); err != nil {
+					t.Fatal(err)
+				}
+			}
+			err = r.failed(errors.New("the machine is on fire"))
+			text, _ := os.ReadFile(out.Name())
+			if err == nil || !strings.Contains(err.Error(), "fire") || strings.Contains(err.Error(), "another directory") != replace {
+				t.Errorf("error: %v", err)
+			}
+			if !replace && !strings.Contains(string(text), "set aside") {
+				t.Errorf("told: %q", text)
 			}
 		})
 	}

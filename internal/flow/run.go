@@ -69,7 +69,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 
 	// The session's folder and the record of what is guarded are made while
 	// the boundary goes up; the command waits for them.
-	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
+	r := &run{prepared: p, options: o, caller: c, store: store, recorder: &recorder{}}
 	defer r.close()
 	// From here on something has to be put in order before we may end: a
 	// signal waits until somebody can see to that.
@@ -167,10 +167,7 @@ func (r *run) open(ctx context.Context) error {
 	// From now on a name that appears is set aside within moments; the sweep
 	// at the end does not depend on it.
 	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
-		note := event.Event{Kind: event.Notice, Detail: "new names in the workspace are looked for at the end only: " + err.Error()}
-		if err := r.recorder.write(note); err != nil {
-			return err
-		}
+		r.recorder.add(event.Event{Kind: event.Notice, Detail: "new names in the workspace were looked for at the end only: " + err.Error()})
 	}
 	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
 }
@@ -183,7 +180,7 @@ func (r *run) attend(running boundary.Running) error {
 	if err := r.recorder.write(event.Event{Kind: event.Running, PID: running.PID()}); err != nil {
 		return err
 	}
-	r.recorder.onError = func() { _ = running.Kill() }
+	r.recorder.fatal(func() { _ = running.Kill() })
 	var err error
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
@@ -247,7 +244,7 @@ func (r *run) sweep() error {
 		r.setAside(m)
 	}
 	for _, c := range rep.Changed {
-		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: c.What})
 	}
 	var replaced *workspace.ReplacedError
 	if errors.As(err, &replaced) {
@@ -309,7 +306,14 @@ func (r *run) finish(result supervise.Result) (int, error) {
 	sweepErr := r.sweep()
 	status, own := result.Status()
 	e := event.Event{Kind: event.Exit, Status: status, Detail: string(result.Reason)}
-	err := errors.Join(sweepErr, r.recorder.write(e), r.recorder.write(event.Event{Kind: event.End}), r.recorder.flush())
+	logErr := r.recorder.write(e)
+	if logErr == nil {
+		logErr = r.recorder.write(event.Event{Kind: event.End})
+	}
+	if err := r.recorder.flush(); logErr == nil {
+		logErr = err
+	}
+	err := errors.Join(sweepErr, logErr)
 	seq, head := r.recorder.head()
 	err = errors.Join(err, r.session.End(session.Exit{Status: status, Events: seq, Head: head}))
 	r.summary()
@@ -338,11 +342,15 @@ func (r *run) failed(err error) error {
 	if r.session == nil {
 		return err
 	}
-	_ = r.sweep()
+	// What is left in the workspace is told too, whatever it was that failed.
+	if unswept := r.sweep(); unswept != nil {
+		err = errors.Join(err, unswept)
+	}
 	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
 	_ = r.recorder.flush()
 	seq, head := r.recorder.head()
 	_ = r.session.End(session.Exit{Status: -1, Error: err.Error(), Events: seq, Head: head})
+	r.summary()
 	return err
 }
 
@@ -360,17 +368,10 @@ func (r *run) close() {
 
 // summary tells the person what was refused or moved, if anything was.
 func (r *run) summary() {
-	events := r.recorder.notable()
-	if len(events) == 0 {
-		return
-	}
 	if r.options.JSON {
 		return // logs --json has them
 	}
-	var sum report.Summary
-	for _, e := range events {
-		_ = sum.Event(e)
-	}
+	sum := r.recorder.summary()
 	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
 }
 
