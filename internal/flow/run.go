@@ -246,6 +246,12 @@ func (r *run) sweep() error {
 	for _, c := range rep.Changed {
 		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: c.What})
 	}
+	for _, u := range rep.Unusual {
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(u.Path), Detail: u.What})
+	}
+	if n := rep.UnusualMore; n > 0 {
+		r.recorder.add(event.Event{Kind: event.Notice, Detail: fmt.Sprintf("%d more set-user-ID files and symlinks that lead out of the workspace have appeared", n)})
+	}
 	var replaced *workspace.ReplacedError
 	if errors.As(err, &replaced) {
 		return &UnsweptError{Left: []string{err.Error()}}
@@ -414,6 +420,9 @@ func recoverSession(ctx context.Context, store *session.Store, i session.Info, c
 	for _, m := range rep.SetAside {
 		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
 			i.ID, report.Quote(string(m.Path)), report.Quote(m.Reason), m.Undo)
+	}
+	for _, u := range rep.Unusual {
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; in its workspace %s %s\n", i.ID, report.Quote(string(u.Path)), report.Quote(u.What))
 	}
 	if err == nil {
 		err = unsettled(rep)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"cofferdam/internal/host"
 	"cofferdam/internal/linux/fsat"
@@ -68,6 +69,7 @@ type Baseline struct {
 	Root    string `json:"root"`    // absolute, no symlink at the end
 	// Dir is the directory that was at Root: no other one is swept.
 	Dir     Directory    `json:"dir"`
+	Taken   int64        `json:"taken"` // nanoseconds since 1970
 	Guards  []plan.Guard `json:"guards"`
 	Entries []Entry      `json:"entries"` // sorted by path
 	Blind   []Blind      `json:"blind,omitempty"`
@@ -103,6 +105,7 @@ func (e *ReplacedError) Error() string {
 // path whether the boundary mounts it read-only; nil means that nothing is held.
 func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) (*Baseline, error) {
 	root = filepath.Clean(root)
+	taken := time.Now().UnixNano()
 	l, err := newLooker(root, guards)
 	if err != nil {
 		return nil, err
@@ -116,7 +119,7 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 	if err != nil {
 		return nil, err
 	}
-	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind, Dir: Directory{top.Dev, top.Ino, top.Born, true}}
+	b := &Baseline{Version: 1, Root: root, Taken: taken, Guards: guards, Blind: seen.blind, Dir: Directory{top.Dev, top.Ino, top.Born, true}}
 	total := 0
 	for _, it := range seen.items {
 		st, err := fsat.StatAt(l.fd, it.path)
@@ -185,6 +188,9 @@ type seen struct {
 	items    []item // sorted by path, one per path
 	blind    []Blind
 	vanished int
+
+	unusual     []Change
+	unusualMore int
 }
 
 // looker finds guarded entries.
@@ -198,7 +204,12 @@ type looker struct {
 	gitRef int   // the guard that speaks of .git, for reports
 	// base is nil while the baseline itself is taken.
 	base *Baseline
+	// unusual: look for that too.
+	unusual bool
 }
+
+// clockTick is how far the clock of inodes may be behind: it goes by timer ticks.
+const clockTick = int64(20 * time.Millisecond)
 
 // sweepMatches is the limit of matches in a sweep. It is far over that of a
 // baseline: the inside must not stop a sweep by making many names.
@@ -265,6 +276,9 @@ func (l *looker) close() { fsat.Close(l.fd) }
 // look finds what is guarded at rel and below; "" is the whole workspace.
 func (l *looker) look(rel string) (seen, error) {
 	w := walker{matcher: l.m, limits: l.limits()}
+	if rel == "" && l.unusual {
+		w.since = max(l.base.Taken-clockTick, 1)
+	}
 	st, h := l.follow(rel)
 	kind := fsat.Dir
 	if rel != "" {
@@ -292,7 +306,7 @@ func (l *looker) look(rel string) (seen, error) {
 		}
 	}
 	s := &found{looker: l, at: map[string]item{}}
-	s.blind, s.vanished = w.res.Blind, w.res.Vanished
+	s.blind, s.vanished, s.seen.unusual, s.unusualMore = w.res.Blind, w.res.Vanished, w.unusual, w.unusualMore
 	gits := w.gits
 	for _, m := range w.res.Matches {
 		p := string(m.Path)

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"cofferdam/internal/plan"
 )
@@ -343,5 +344,31 @@ func TestReplacedWorkspace(t *testing.T) {
 	fresh.Dir.Born++
 	if r, err := Sweep(fresh, b.session); err != nil || !r.Clean() {
 		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// What is not guarded and still worth a word: told, and left where it is.
+func TestUnusual(t *testing.T) {
+	b := setUp(t, "old/link=->/etc", "d/", "old/run=x", "chmod=x").take(nil)
+	b.base.Taken += 2 * clockTick // of the entries above none has changed
+	time.Sleep(time.Duration(4 * clockTick))
+	must(t, os.Chmod(filepath.Join(b.root, "old/run"), 0o755))
+	put(t, b.root, "in=->old", "d/up=->../old/run", "d/out=->../../x", "etc=->/etc/passwd", "abs=->"+b.root+"/old", "home=->~", ".claude/l=->/etc", "plain=x", "suid=x", "sgid=x", "lock=x")
+	for name, mode := range map[string]uint32{"chmod": 0o4755, "suid": 0o4700, "sgid": 0o2755, "lock": 0o2644} {
+		must(t, syscall.Chmod(filepath.Join(b.root, name), mode))
+	}
+	r := b.sweep()
+	var got []string
+	for _, u := range r.Unusual {
+		got = append(got, string(u.Path))
+	}
+	if want := []string{"chmod", "d/out", "etc", "sgid", "suid"}; !slices.Equal(got, want) || r.UnusualMore != 0 || !r.Clean() {
+		t.Errorf("%q, want %q; %+v", got, want, r)
+	}
+	for i := range 30 {
+		put(t, b.root, fmt.Sprintf("many%d=->/etc", i))
+	}
+	if r := b.sweep(); len(r.Unusual) != unusualLimit || len(r.Unusual)+r.UnusualMore != 35 {
+		t.Errorf("%d and %d more", len(r.Unusual), r.UnusualMore)
 	}
 }
