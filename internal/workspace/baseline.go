@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cofferdam/internal/glob"
 	"cofferdam/internal/host"
 	"cofferdam/internal/linux/fsat"
 	"cofferdam/internal/plan"
@@ -201,7 +202,6 @@ type looker struct {
 	git    bool
 	m      *matcher
 	index  []int // pattern -> guard
-	gitRef int   // the guard that speaks of .git, for reports
 	// base is nil while the baseline itself is taken.
 	base *Baseline
 	// unusual: look for that too.
@@ -228,15 +228,12 @@ const (
 )
 
 func newLooker(root string, guards []plan.Guard) (*looker, error) {
-	l := &looker{root: root, guards: guards, gitRef: -1}
+	l := &looker{root: root, guards: guards}
 	var ps []Pattern
 	for i, g := range guards {
 		// What guards say of .git turns on the judging of git's own files,
 		// which knows more than names.
 		if slices.Contains(strings.Split(g.Pattern, "/"), ".git") {
-			if !l.git {
-				l.gitRef = i
-			}
 			l.git = true
 			continue
 		}
@@ -254,6 +251,38 @@ func newLooker(root string, guards []plan.Guard) (*looker, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// rule is the rule by which an entry is guarded, for reports; 0 for none. Git's own
+// files have the guard that names them most closely, else the one of .git itself.
+func (l *looker) rule(it item) int {
+	if it.guard >= 0 {
+		return l.guards[it.guard].Rule
+	}
+	rule, best := 0, -2
+	for _, g := range l.guards {
+		names := glob.Split(strings.TrimSuffix(g.Pattern, "**"))
+		if !slices.Contains(names, ".git") {
+			continue
+		}
+		text, p := strings.Join(names, "/"), it.path
+		if strings.HasPrefix(g.Pattern, "/") {
+			p = path.Join(l.root, p)
+		}
+		depth := 0 // names .git and not this
+		if c, err := glob.Compile(text); err == nil {
+			if _, deepest, ok := c.Depths(p); ok {
+				depth = deepest
+			}
+		}
+		if depth == 0 && names[len(names)-1] != ".git" {
+			depth = -1
+		}
+		if depth > best {
+			rule, best = g.Rule, depth
+		}
+	}
+	return rule
 }
 
 // follow gives the state in the directory rel, and what its own name means.

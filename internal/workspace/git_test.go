@@ -198,7 +198,7 @@ func TestGitConfigRestored(t *testing.T) {
 	if got := asides(r); len(got) != 1 || !r.SetAside[0].Restored || g.bench.read(".git/config") != before {
 		t.Fatalf("%+v\n%s", r, g.bench.read(".git/config"))
 	}
-	if !strings.Contains(r.SetAside[0].Reason, "core.fsmonitor") || r.SetAside[0].Rule != 3 {
+	if !strings.Contains(r.SetAside[0].Reason, "core.fsmonitor") || r.SetAside[0].Rule != 5 {
 		t.Errorf("%+v", r.SetAside[0])
 	}
 	g.must("", "git remote add origin https://x.test/y.git")

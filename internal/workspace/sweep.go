@@ -368,13 +368,7 @@ func (s *sweeper) carryOut(a act) {
 		flags = "-fT"
 	}
 	out.Undo = "mv " + flags + " -- " + Quote(string(out.To)) + " " + Quote(filepath.Join(s.root, a.path))
-	ref := a.guard
-	if ref < 0 {
-		ref = s.gitRef
-	}
-	if ref >= 0 {
-		out.Rule = s.guards[ref].Rule
-	}
+	out.Rule = s.rule(a.item)
 	s.report.SetAside = append(s.report.SetAside, out)
 	if s.notify != nil {
 		s.notify(out)

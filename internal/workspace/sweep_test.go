@@ -19,7 +19,7 @@ import (
 
 var guards = []plan.Guard{
 	{Pattern: "**/.git/hooks/", Reason: "git runs it", Rule: 3},
-	{Pattern: "**/.git/config", Reason: "git obeys it", Rule: 3},
+	{Pattern: "**/.git/config", Reason: "git obeys it", Rule: 5},
 	{Pattern: "**/.claude/", Reason: "the agent obeys it", Rule: 4},
 	{Pattern: "**/.vscode/", Reason: "the editor obeys it"},
 	{Pattern: "**/.mcp.json", Reason: "agents start servers from it"},
@@ -370,5 +370,29 @@ func TestUnusual(t *testing.T) {
 	}
 	if r := b.sweep(); len(r.Unusual) != unusualLimit || len(r.Unusual)+r.UnusualMore != 35 {
 		t.Errorf("%d and %d more", len(r.Unusual), r.UnusualMore)
+	}
+}
+
+// A report names the rule that speaks of this file, not just any of git's.
+func TestRuleOfAGitFile(t *testing.T) {
+	var list []plan.Guard
+	for i, p := range []string{"**/.git/hooks/", "**/.git/config", "**/.git/modules/**/config", "**/.git", "/w/sub/.git/**", "**/.envrc"} {
+		list = append(list, plan.Guard{Pattern: p, Rule: i + 1})
+	}
+	l := &looker{root: "/w", guards: list}
+	for p, want := range map[string]int{
+		".git/config": 2, "a/.git/config": 2, ".git/hooks/pre-commit": 1, ".git/modules/x/config": 3, ".git": 4, "w/.git": 4, ".git/worktrees/x/HEAD": 4,
+		"bare.git/config": 4, ".husky/pre-commit": 4, "sub/.git/info/x": 5,
+	} {
+		if got := l.rule(item{path: p, guard: -1}); got != want {
+			t.Errorf("%s: rule %d, want %d", p, got, want)
+		}
+	}
+	if got := l.rule(item{path: "x/.envrc", guard: 5}); got != 6 {
+		t.Errorf("rule %d", got)
+	}
+	l.guards = list[:2]
+	if got := l.rule(item{path: ".git/commondir", guard: -1}); got != 1 {
+		t.Errorf("without a guard of .git itself: rule %d", got)
 	}
 }
