@@ -177,3 +177,18 @@ func TestFailedRunTellsOfTheWorkspace(t *testing.T) {
 		})
 	}
 }
+
+// Only what is really mounted read-only is held: below a writable mount in it the
+// inside can change what it likes.
+func TestHeld(t *testing.T) {
+	is := held(&plan.Plan{Workspace: "/w", Mounts: []plan.Mount{
+		{Target: "/w", Write: true}, {Target: "/w/.tool"}, {Target: "/w/.tool/cache", Write: true}, {Target: "/w/a", Write: true}, {Target: "/w/a/.envrc"},
+	}})
+	for rel, want := range map[string]bool{
+		".tool": true, ".tool/x": true, ".tool/cache": false, ".tool/cache/x/y": false, ".tool/cachex": true, "a": false, "a/.envrc": true, "a/b": false, "x": false, ".toolx": false,
+	} {
+		if got := is(rel); got != want {
+			t.Errorf("%s: held %v", rel, got)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -289,18 +290,19 @@ func unsettled(rep workspace.Report) error {
 	return e
 }
 
-// held says which paths of the workspace the boundary keeps from being changed.
+// held says which paths of the workspace the boundary keeps from being changed: the
+// mount next above a path decides.
 func held(p *plan.Plan) func(rel string) bool {
-	var fixed []string
+	write := map[string]bool{}
 	for _, m := range p.Mounts {
-		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok && !m.Write {
-			fixed = append(fixed, rel)
+		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok {
+			write[rel] = m.Write
 		}
 	}
 	return func(rel string) bool {
-		for _, f := range fixed {
-			if rel == f || strings.HasPrefix(rel, f+"/") {
-				return true
+		for ; rel != "."; rel = path.Dir(rel) {
+			if w, ok := write[rel]; ok {
+				return !w
 			}
 		}
 		return false
