@@ -132,8 +132,15 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 			continue
 		}
 		e := entryOf(it.path, st)
-		l.sum(&e, total < contentTotal)
-		total += len(e.Content)
+		switch {
+		case it.class == gitConfig: // what it names is guarded too, so it is always kept
+			l.sum(&e, configLimit)
+		case total < contentTotal:
+			l.sum(&e, contentLimit)
+			total += len(e.Content)
+		default:
+			l.sum(&e, 0)
+		}
 		// A file with a second name may be written by that name.
 		e.Held = held != nil && held(it.path) && (st.Type == fsat.Dir || st.Links == 1)
 		b.Entries = append(b.Entries, e)
@@ -629,9 +636,9 @@ func entryOf(p string, st fsat.Stat) Entry {
 	return Entry{Path: Name(p), Kind: kindOf(st.Type), Dev: st.Dev, Ino: st.Ino, Born: st.Born, Ctime: st.Ctime, Size: st.Size, Mode: st.Mode}
 }
 
-// sum fills in Sum and, if keep, Content. What can't be read has no sum, and
-// without a sum nothing is equal to it.
-func (l *looker) sum(e *Entry, keep bool) {
+// sum fills in Sum and, up to keep bytes, Content. What can't be read has no sum,
+// and without a sum nothing is equal to it.
+func (l *looker) sum(e *Entry, keep int) {
 	h := sha256.New()
 	switch e.Kind {
 	case host.KindSymlink:
@@ -653,11 +660,11 @@ func (l *looker) sum(e *Entry, keep bool) {
 			return
 		}
 		var content bytes.Buffer
-		n, err := io.Copy(io.MultiWriter(h, &head{&content}), io.LimitReader(f, hashLimit+1))
+		n, err := io.Copy(io.MultiWriter(h, &head{&content, keep}), io.LimitReader(f, hashLimit+1))
 		if err != nil || n > hashLimit {
 			return
 		}
-		if keep && n <= contentLimit {
+		if keep > 0 && n <= int64(keep) {
 			e.Content = append([]byte{}, content.Bytes()...)
 		}
 	default:
@@ -666,10 +673,13 @@ func (l *looker) sum(e *Entry, keep bool) {
 	e.Sum = hex.EncodeToString(h.Sum(nil))
 }
 
-// head keeps the first contentLimit bytes.
-type head struct{ *bytes.Buffer }
+// head keeps the first bytes.
+type head struct {
+	*bytes.Buffer
+	limit int
+}
 
 func (h *head) Write(p []byte) (int, error) {
-	h.Buffer.Write(p[:min(len(p), contentLimit-h.Len())])
+	h.Buffer.Write(p[:min(len(p), h.limit-h.Len())])
 	return len(p), nil
 }

@@ -217,7 +217,7 @@ func (s *sweeper) decide(items []item) []act {
 				continue
 			}
 		}
-		s.sum(&now, false)
+		s.sum(&now, 0)
 		if known && old.equal(now) {
 			continue
 		}
