@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"cofferdam/internal/testenv"
 )
 
 // gitBox is a project with a real repository, and a marker that any planted
@@ -24,7 +26,7 @@ type gitBox struct {
 func newGitBox(t *testing.T) *gitBox {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
-		skip(t, "git", err)
+		testenv.Skip(t, testenv.Git, err.Error())
 	}
 	g := &gitBox{bench: setUp(t), home: t.TempDir()}
 	g.marker = filepath.Join(g.home, "marker")

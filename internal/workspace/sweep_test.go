@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cofferdam/internal/plan"
+	"cofferdam/internal/testenv"
 )
 
 var guards = []plan.Guard{
@@ -161,19 +162,10 @@ func tmpfs(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		skip(t, "tmpfs-mount", err)
+		testenv.Skip(t, testenv.Root, "mount a tmpfs: "+err.Error())
 	}
 	t.Cleanup(func() { syscall.Unmount(dir, 0) })
 	return dir
-}
-
-// skip says which fact is missing; REQUIRE=fact,... makes it a failure.
-func skip(t *testing.T, fact string, err error) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), fact) {
-		t.Fatalf("%s is required: %v", fact, err)
-	}
-	t.Skipf("no %s: %v", fact, err)
 }
 
 func TestSweepOtherDisk(t *testing.T) {
