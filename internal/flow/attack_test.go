@@ -159,3 +159,37 @@ func TestGitConfigIsFollowed(t *testing.T) {
 		t.Errorf("found %q, want %q", found, want)
 	}
 }
+
+// A configuration that is not understood may name hooks: the person is told before
+// the start.
+func TestGitConfigThatIsNotUnderstood(t *testing.T) {
+	for name, text := range map[string]string{
+		"plain": "[core]\n\tbare = false\n", "lines of another system": "[core]\r\n\thooksPath = .husky\r\n", "long": strings.Repeat("#\n", gitConfigSize),
+		"closed": "[core]\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, _, ws := hostile(t)
+			if err := os.Mkdir(ws+"/.git", 0o755); err != nil {
+				t.Fatal(err)
+			}
+			file := ws + "/.git/config"
+			if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			want := name != "plain"
+			if name == "closed" { // to anybody but root
+				if err := os.Chmod(file, 0); err != nil {
+					t.Fatal(err)
+				}
+				want = os.Getuid() != 0
+			}
+			eff := &policy.Effective{Guards: []policy.GuardRule{{Pattern: "**/.git/config"}}}
+			if _, err := gather(place{workspace: ws, dir: ws}, eff); err != nil {
+				t.Fatal(err)
+			}
+			if told := len(eff.Warnings) == 1 && strings.HasPrefix(eff.Warnings[0].Text, file+": "); told != want {
+				t.Errorf("%+v", eff.Warnings)
+			}
+		})
+	}
+}

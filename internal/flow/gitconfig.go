@@ -1,7 +1,10 @@
 package flow
 
 import (
+	"errors"
+	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -38,9 +41,23 @@ func followGitConfig(f *host.Facts, ws string, eff *policy.Effective) {
 		}
 	}
 	seen := map[string]bool{}
-	for i := 0; i < len(todo) && i < gitConfigs; i++ {
+	unknown := func(path, why string) {
+		eff.Warnings = append(eff.Warnings, policy.Warning{
+			Text:   fmt.Sprintf("%s: %s: hooks and configuration that it names in the workspace are not guarded", path, why),
+			Origin: plan.Origin{Layer: "built-in", Key: "guards"},
+		})
+	}
+	for i := 0; i < len(todo); i++ {
 		c := todo[i]
-		for _, s := range readGitConfig(root, strings.TrimPrefix(c.path, ws+"/")) {
+		if i == gitConfigs {
+			unknown(c.path, fmt.Sprintf("neither this nor any more was read after %d git configurations", gitConfigs))
+			break
+		}
+		settings, err := readGitConfig(root, strings.TrimPrefix(c.path, ws+"/"))
+		if err != nil {
+			unknown(c.path, err.Error())
+		}
+		for _, s := range settings {
 			base, dir, reason := "", "", ""
 			switch name := s.Section + "." + s.Key; name {
 			case "core.hookspath":
@@ -74,18 +91,22 @@ func followGitConfig(f *host.Facts, ws string, eff *policy.Effective) {
 	}
 }
 
-// readGitConfig reads one file of the workspace; nothing of one that can't be read
-// or understood.
-func readGitConfig(root *os.Root, rel string) []workspace.Setting {
+// readGitConfig reads one file of the workspace. One that is not there says nothing.
+func readGitConfig(root *os.Root, rel string) ([]workspace.Setting, error) {
 	file, err := root.OpenFile(rel, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
 	if err != nil {
-		return nil
+		return nil, bare(err)
 	}
 	defer file.Close()
-	text, err := io.ReadAll(io.LimitReader(file, gitConfigSize))
+	text, err := io.ReadAll(io.LimitReader(file, gitConfigSize+1))
 	if err != nil {
-		return nil
+		return nil, bare(err)
 	}
-	settings, _ := workspace.ParseGitConfig(text)
-	return settings
+	if len(text) > gitConfigSize {
+		return nil, fmt.Errorf("more than %d MiB", gitConfigSize>>20)
+	}
+	return workspace.ParseGitConfig(text)
 }

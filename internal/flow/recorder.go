@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cofferdam/internal/event"
+	"cofferdam/internal/report"
 )
 
 // recorder is the one writer of a session's events. Denials come in floods; the
@@ -15,16 +16,15 @@ type recorder struct {
 	mu      sync.Mutex
 	writer  *event.Writer
 	folded  *event.Coalescer
-	seen    []event.Event // for the summary, bounded
-	ticking bool
-	stop    chan struct{}
+	sum     report.Summary // of what add was given
+	asides  int
+	stop    chan struct{} // ends the clock; nil while there is none
 	onError func()
 }
 
-// summarised bounds what the summary can speak of.
-const summarised = 200
-
-func newRecorder() *recorder { return &recorder{stop: make(chan struct{})} }
+// asidesInFull is how many names that were set aside have a line of their own,
+// however much else there is: the line is what brings them back.
+const asidesInFull = 1000
 
 // open gives the recorder its file. Before, nothing runs that there could be
 // events of.
@@ -33,6 +33,17 @@ func (r *recorder) open(f *os.File) {
 	defer r.mu.Unlock()
 	r.writer = event.NewWriter(f)
 	r.folded = event.NewCoalescer(r.writer)
+}
+
+// fatal says what to do, from now on, when an event of the inside can't be stored.
+// It is done at once if that has happened already.
+func (r *recorder) fatal(do func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.onError = do
+	if r.writer.Err() != nil {
+		do()
+	}
 }
 
 // write stores an event of the run itself.
@@ -44,11 +55,13 @@ func (r *recorder) write(e event.Event) error {
 	}
 	if e.Kind == event.Exit || e.Kind == event.End {
 		if err := r.folded.Flush(); err != nil {
-			return err
+			return &LogError{err}
 		}
 	}
-	_, err := r.writer.Append(e)
-	return err
+	if _, err := r.writer.Append(e); err != nil {
+		return &LogError{err}
+	}
+	return nil
 }
 
 // add stores an event that comes from inside.
@@ -58,35 +71,38 @@ func (r *recorder) add(e event.Event) {
 	if r.writer == nil {
 		return
 	}
-	if len(r.seen) < summarised {
-		r.seen = append(r.seen, e)
+	_ = r.sum.Event(e)
+	var err error
+	if e.Kind == event.SetAside && r.asides < asidesInFull {
+		r.asides++
+		_, err = r.writer.Append(e)
+	} else {
+		_, _, err = r.folded.Add(e)
 	}
-	if _, _, err := r.folded.Add(e); err != nil && r.onError != nil {
+	if err != nil && r.onError != nil {
 		r.onError()
 	}
-	if !r.ticking {
-		r.ticking = true
-		go r.tick()
+	if r.stop == nil {
+		r.stop = make(chan struct{})
+		go r.tick(r.stop)
 	}
 }
 
 // tick asks the coalescer once a second for what it holds back, from the first
 // event that came from inside on.
-func (r *recorder) tick() {
-	t := time.NewTicker(time.Second)
+func (r *recorder) tick(stop <-chan struct{}) {
+	t := time.NewTicker(event.Interval)
 	defer t.Stop()
 	for {
 		select {
-		case <-r.stop:
+		case <-stop:
 			return
 		case now := <-t.C:
 			r.mu.Lock()
-			err := r.folded.Tick(now)
-			onError := r.onError
-			r.mu.Unlock()
-			if err != nil && onError != nil {
-				onError()
+			if err := r.folded.Tick(now); err != nil && r.onError != nil {
+				r.onError()
 			}
+			r.mu.Unlock()
 		}
 	}
 }
@@ -97,12 +113,14 @@ func (r *recorder) flush() error {
 	if r.writer == nil {
 		return nil
 	}
-	if r.ticking {
+	if r.stop != nil {
 		close(r.stop)
-		r.ticking = false
-		r.stop = make(chan struct{})
+		r.stop = nil
 	}
-	return r.folded.Flush()
+	if err := r.folded.Flush(); err != nil {
+		return &LogError{err}
+	}
+	return nil
 }
 
 func (r *recorder) head() (int64, string) {
@@ -114,9 +132,9 @@ func (r *recorder) head() (int64, string) {
 	return r.writer.Head()
 }
 
-// notable are the events that a person should hear of at the end.
-func (r *recorder) notable() []event.Event {
+// summary is what a person should hear of at the end.
+func (r *recorder) summary() report.Summary {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.seen
+	return r.sum
 }

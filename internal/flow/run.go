@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"slices"
 	"strings"
 	"sync"
@@ -47,7 +48,9 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	defer store.Close()
 	// What a killed run has left in its workspace goes first: it must not be
 	// taken for the person's own.
-	recoverInterrupted(store, c)
+	if err := recoverInterrupted(ctx, store, c); err != nil {
+		return 0, err
+	}
 	p, err := prepare(o, c)
 	if err != nil {
 		return 0, err
@@ -67,7 +70,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 
 	// The session's folder and the record of what is guarded are made while
 	// the boundary goes up; the command waits for them.
-	r := &run{prepared: p, options: o, caller: c, store: store, recorder: newRecorder()}
+	r := &run{prepared: p, options: o, caller: c, store: store, recorder: &recorder{}}
 	defer r.close()
 	// From here on something has to be put in order before we may end: a
 	// signal waits until somebody can see to that.
@@ -165,10 +168,7 @@ func (r *run) open(ctx context.Context) error {
 	// From now on a name that appears is set aside within moments; the sweep
 	// at the end does not depend on it.
 	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
-		note := event.Event{Kind: event.Notice, Detail: "new names in the workspace are looked for at the end only: " + err.Error()}
-		if err := r.recorder.write(note); err != nil {
-			return err
-		}
+		r.recorder.add(event.Event{Kind: event.Notice, Detail: "new names in the workspace were looked for at the end only: " + err.Error()})
 	}
 	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
 }
@@ -181,7 +181,7 @@ func (r *run) attend(running boundary.Running) error {
 	if err := r.recorder.write(event.Event{Kind: event.Running, PID: running.PID()}); err != nil {
 		return err
 	}
-	r.recorder.onError = func() { _ = running.Kill() }
+	r.recorder.fatal(func() { _ = running.Kill() })
 	var err error
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
@@ -245,7 +245,17 @@ func (r *run) sweep() error {
 		r.setAside(m)
 	}
 	for _, c := range rep.Changed {
-		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: "changed on the host during the run: " + c.What})
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: c.What})
+	}
+	for _, u := range rep.Unusual {
+		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(u.Path), Detail: u.What})
+	}
+	if n := rep.UnusualMore; n > 0 {
+		r.recorder.add(event.Event{Kind: event.Notice, Detail: fmt.Sprintf("%d more set-user-ID files and symlinks that lead out of the workspace have appeared", n)})
+	}
+	var replaced *workspace.ReplacedError
+	if errors.As(err, &replaced) {
+		return &UnsweptError{Left: []string{err.Error()}}
 	}
 	if err != nil {
 		return r.workspaceGone(err)
@@ -280,18 +290,19 @@ func unsettled(rep workspace.Report) error {
 	return e
 }
 
-// held says which paths of the workspace the boundary keeps from being changed.
+// held says which paths of the workspace the boundary keeps from being changed: the
+// mount next above a path decides.
 func held(p *plan.Plan) func(rel string) bool {
-	var fixed []string
+	write := map[string]bool{}
 	for _, m := range p.Mounts {
-		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok && !m.Write {
-			fixed = append(fixed, rel)
+		if rel, ok := strings.CutPrefix(m.Target, p.Workspace+"/"); ok {
+			write[rel] = m.Write
 		}
 	}
 	return func(rel string) bool {
-		for _, f := range fixed {
-			if rel == f || strings.HasPrefix(rel, f+"/") {
-				return true
+		for ; rel != "."; rel = path.Dir(rel) {
+			if w, ok := write[rel]; ok {
+				return !w
 			}
 		}
 		return false
@@ -303,7 +314,14 @@ func (r *run) finish(result supervise.Result) (int, error) {
 	sweepErr := r.sweep()
 	status, own := result.Status()
 	e := event.Event{Kind: event.Exit, Status: status, Detail: string(result.Reason)}
-	err := errors.Join(sweepErr, r.recorder.write(e), r.recorder.write(event.Event{Kind: event.End}), r.recorder.flush())
+	logErr := r.recorder.write(e)
+	if logErr == nil {
+		logErr = r.recorder.write(event.Event{Kind: event.End})
+	}
+	if err := r.recorder.flush(); logErr == nil {
+		logErr = err
+	}
+	err := errors.Join(sweepErr, logErr)
 	seq, head := r.recorder.head()
 	err = errors.Join(err, r.session.End(session.Exit{Status: status, Events: seq, Head: head}))
 	r.summary()
@@ -332,11 +350,15 @@ func (r *run) failed(err error) error {
 	if r.session == nil {
 		return err
 	}
-	_ = r.sweep()
+	// What is left in the workspace is told too, whatever it was that failed.
+	if unswept := r.sweep(); unswept != nil {
+		err = errors.Join(err, unswept)
+	}
 	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
 	_ = r.recorder.flush()
 	seq, head := r.recorder.head()
 	_ = r.session.End(session.Exit{Status: -1, Error: err.Error(), Events: seq, Head: head})
+	r.summary()
 	return err
 }
 
@@ -354,58 +376,64 @@ func (r *run) close() {
 
 // summary tells the person what was refused or moved, if anything was.
 func (r *run) summary() {
-	events := r.recorder.notable()
-	if len(events) == 0 {
-		return
-	}
 	if r.options.JSON {
 		return // logs --json has them
 	}
-	var sum report.Summary
-	for _, e := range events {
-		_ = sum.Event(e)
-	}
+	sum := r.recorder.summary()
 	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
 }
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what was
 // planted in their workspace is still there.
-func recoverInterrupted(store *session.Store, c Caller) {
-	list, err := store.Interrupted()
+func recoverInterrupted(ctx context.Context, store *session.Store, c Caller) error {
+	list, done, err := store.Unfinished(ctx)
 	if err != nil {
-		return
+		return err
 	}
+	defer done()
 	for _, i := range list {
-		recoverSession(store, i, c)
+		if err := recoverSession(ctx, store, i, c); err != nil {
+			fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n  hint: look at what is new there; to hear no more of it: rm -r -- %s\n",
+				i.ID, report.Quote(err.Error()), workspace.Quote(i.Dir))
+		}
 	}
+	return nil
 }
 
-// recoverSession sweeps the workspace of one interrupted session.
-func recoverSession(store *session.Store, i session.Info, c Caller) {
-	claim, ok, err := store.Claim(i)
+// recoverSession sweeps the workspace of one interrupted session. With an error it
+// stays interrupted, for the next run to try.
+func recoverSession(ctx context.Context, store *session.Store, i session.Info, c Caller) error {
+	if i.Status == session.Damaged {
+		return fmt.Errorf("what it may have left in its workspace is not known: %s", i.Problem)
+	}
+	claim, ok, err := store.Claim(ctx, i)
 	if err != nil || !ok {
-		return
+		return err
 	}
 	var b workspace.Baseline
 	if err := store.Read(i, session.BaselineFile, &b); err != nil {
-		// Killed before there was a baseline: nothing had run.
-		_ = claim.Settle()
-		return
+		if errors.Is(err, fs.ErrNotExist) {
+			return claim.Settle() // killed before there was a baseline: nothing had run
+		}
+		claim.Release()
+		return err
 	}
 	rep, err := workspace.Sweep(&b, i.Dir)
 	for _, m := range rep.SetAside {
 		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
-			i.ID, report.Quote(string(m.Path)), m.Reason, m.Undo)
+			i.ID, report.Quote(string(m.Path)), report.Quote(m.Reason), m.Undo)
+	}
+	for _, u := range rep.Unusual {
+		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; in its workspace %s %s\n", i.ID, report.Quote(string(u.Path)), report.Quote(u.What))
 	}
 	if err == nil {
 		err = unsettled(rep)
 	}
 	if err != nil {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n", i.ID, report.Quote(err.Error()))
 		claim.Release()
-		return
+		return fmt.Errorf("workspace %s: %w", b.Root, err)
 	}
-	_ = claim.Settle()
+	return claim.Settle()
 }
 
 // streamsOf decides between a terminal of the inside and the caller's own

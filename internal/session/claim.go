@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"os"
 	"syscall"
@@ -15,8 +16,9 @@ type Claim struct {
 }
 
 // Claim takes over an interrupted session; ok is false if somebody else has it,
-// or it is not interrupted any more.
-func (s *Store) Claim(i Info) (c *Claim, ok bool, err error) {
+// or it is not interrupted any more. Who only looks whether a session lives holds
+// its lock too, for a moment: that is waited for.
+func (s *Store) Claim(ctx context.Context, i Info) (c *Claim, ok bool, err error) {
 	root, err := s.folder(i)
 	if err != nil {
 		return nil, false, err
@@ -28,7 +30,9 @@ func (s *Store) Claim(i Info) (c *Claim, ok bool, err error) {
 		return nil, false, err
 	}
 	x.lock = f
-	if err := unixsock.TryLock(f, false); err != nil {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := unixsock.Lock(ctx, f); err != nil {
 		_ = x.Close()
 		if errors.Is(err, unixsock.ErrLocked) {
 			err = nil
@@ -44,11 +48,16 @@ func (s *Store) Claim(i Info) (c *Claim, ok bool, err error) {
 
 // Settle marks the session as ended.
 func (c *Claim) Settle() error {
-	_ = c.x.root.Remove(socketFile) // nobody answers there any more
+	_ = c.x.root.Remove(socketFile)            // nobody answers there any more
+	_ = c.x.root.Remove(BaselineFile + ".new") // killed while it was written
 	now := time.Now().UTC()
 	c.x.state.Ended = &now
 	c.x.state.Exit = &Exit{Status: -1, Error: "interrupted: its supervisor was killed"}
-	return errors.Join(c.x.save(), c.x.unmark(), c.x.Close())
+	err := c.x.save()
+	if err == nil {
+		err = c.x.unmark() // a session that is not known to have ended keeps its mark
+	}
+	return errors.Join(err, c.x.Close())
 }
 
 // Release leaves the session as it was, for the next one to try.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,9 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+
+	"cofferdam/internal/linux/unixsock"
 )
 
 // openDir has an empty file for each session that has not ended. To find the
@@ -59,12 +63,40 @@ func (x *Session) unmark() error {
 	return nil
 }
 
-// Interrupted lists the sessions that nobody supervises any more and that never
-// ended.
-func (s *Store) Interrupted() ([]Info, error) {
+// Unfinished lists the sessions that nobody supervises any more and that never
+// ended, and those of which that can't be known (Damaged). Until done is called no
+// other process gets an answer: who starts meanwhile must not take what such a
+// session has left for the person's own.
+func (s *Store) Unfinished(ctx context.Context) (list []Info, done func(), err error) {
+	done = func() {}
 	if s.root == nil {
-		return nil, nil
+		return nil, done, nil
 	}
+	if names, err := s.marks(); err != nil || len(names) == 0 {
+		return nil, done, err // the usual start
+	}
+	f, err := s.root.OpenFile(".recovery", os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, done, &Error{Op: "lock", Path: s.dir, Err: err}
+	}
+	ctx, cancel := context.WithTimeout(ctx, recoveryTime)
+	defer cancel()
+	if err := unixsock.Lock(ctx, f); err != nil {
+		f.Close()
+		return nil, done, &Error{Op: "lock", Path: s.dir, Err: err, Hint: "another cofferdam is cleaning up after an interrupted session and does not finish"}
+	}
+	if list, err = s.unfinished(); err != nil {
+		f.Close()
+		return nil, done, err
+	}
+	return list, func() { f.Close() }, nil
+}
+
+// recoveryTime bounds the wait for others: a sweep of a large tree takes seconds.
+const recoveryTime = time.Minute
+
+// marks are the names in openDir.
+func (s *Store) marks() ([]string, error) {
 	d, err := s.root.Open(openDir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -78,6 +110,14 @@ func (s *Store) Interrupted() ([]Info, error) {
 		return nil, &Error{Op: "list", Path: s.dir, Err: err}
 	}
 	slices.Sort(names)
+	return names, nil
+}
+
+func (s *Store) unfinished() ([]Info, error) {
+	names, err := s.marks()
+	if err != nil {
+		return nil, err
+	}
 	var out []Info
 	for _, id := range names {
 		if abandoned(id) {
@@ -92,7 +132,7 @@ func (s *Store) Interrupted() ([]Info, error) {
 		case !ok, i.Status == Ended:
 			// Killed between two steps of its beginning or its end.
 			_ = s.root.Remove(path.Join(openDir, id))
-		case i.Status == Interrupted:
+		case i.Status != Live:
 			out = append(out, i)
 		}
 	}

@@ -4,7 +4,9 @@
 //
 //	$XDG_STATE_HOME/cofferdam/sessions/
 //	  .lock                     held while a named session is created
-//	  .new-ID/                  being made; renamed to ID when complete
+//	  .recovery                 held while interrupted sessions are finished
+//	  open/ID                   the mark of a session that has not ended
+//	  open/.new-ID-PID/         being made; renamed to ../ID when complete
 //	  20260301-120000-k3f9/
 //	    plan.json               the plan, written once
 //	    baseline.json           what the workspace was before; not by us
@@ -313,8 +315,7 @@ func (x *Session) fill(store *os.Root, temp string, p *plan.Plan) error {
 	if err = x.Write(PlanFile, p); err != nil {
 		return err
 	}
-	// Not by save: nobody can see the folder yet.
-	if err = x.Write(stateFile, x.state); err != nil {
+	if err = x.save(); err != nil {
 		return err
 	}
 	if err = x.mark(store); err != nil {
@@ -360,21 +361,13 @@ func (x *Session) Close() error {
 }
 
 // Write stores v as the file name, which must be one of this package's
-// constants and must not exist.
+// constants. It is there whole or not at all.
 func (x *Session) Write(name string, v any) error {
 	data, err := encode(v)
 	if err != nil {
 		return err
 	}
-	return create(x.root, name, data)
-}
-
-func (x *Session) save() error {
-	data, err := encode(x.state)
-	if err != nil {
-		return err
-	}
-	const temp = stateFile + ".new"
+	temp := name + ".new"
 	err = create(x.root, temp, data)
 	if errors.Is(err, fs.ErrExist) { // of a save that failed half-way
 		if err = x.root.Remove(temp); err == nil {
@@ -384,8 +377,10 @@ func (x *Session) save() error {
 	if err != nil {
 		return err
 	}
-	return x.root.Rename(temp, stateFile)
+	return x.root.Rename(temp, name)
 }
+
+func (x *Session) save() error { return x.Write(stateFile, x.state) }
 
 func encode(v any) ([]byte, error) {
 	var b bytes.Buffer

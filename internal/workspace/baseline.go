@@ -11,7 +11,9 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
+	"cofferdam/internal/glob"
 	"cofferdam/internal/host"
 	"cofferdam/internal/linux/fsat"
 	"cofferdam/internal/plan"
@@ -64,17 +66,47 @@ func (e Entry) equal(o Entry) bool {
 // started. It prints as JSON, and another process can sweep from it later.
 // It holds file contents: keep it private.
 type Baseline struct {
-	Version int          `json:"version"` // 1
-	Root    string       `json:"root"`    // absolute, no symlink at the end
+	Version int    `json:"version"` // 1
+	Root    string `json:"root"`    // absolute, no symlink at the end
+	// Dir is the directory that was at Root: no other one is swept.
+	Dir     Directory    `json:"dir"`
+	Taken   int64        `json:"taken"` // nanoseconds since 1970
 	Guards  []plan.Guard `json:"guards"`
 	Entries []Entry      `json:"entries"` // sorted by path
 	Blind   []Blind      `json:"blind,omitempty"`
+}
+
+// Directory tells a directory from another one of that name.
+type Directory struct {
+	Dev  uint64 `json:"dev"`
+	Ino  uint64 `json:"ino"`
+	Born int64  `json:"born,omitempty"`
+	here bool   // seen by this process
+}
+
+// is compares a directory with what it was. A device keeps its number until the
+// next boot at most, and an inode's number is used again once nothing holds it; on
+// overlayfs the time of birth changes with the first write. So within one process,
+// which holds the old one mounted, the numbers tell, and later the birth.
+func (d Directory) is(st fsat.Stat) bool {
+	if d.here || d.Born == 0 || st.Born == 0 {
+		return d.Ino == st.Ino && d.Dev == st.Dev
+	}
+	return d.Ino == st.Ino && d.Born == st.Born
+}
+
+// ReplacedError: the workspace is not the directory that it was before the run.
+type ReplacedError struct{ Root string }
+
+func (e *ReplacedError) Error() string {
+	return "there is another directory at " + e.Root + " now; what appeared in the one before could not be looked at"
 }
 
 // TakeBaseline records the guarded names below root. held says of a relative
 // path whether the boundary mounts it read-only; nil means that nothing is held.
 func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) (*Baseline, error) {
 	root = filepath.Clean(root)
+	taken := time.Now().UnixNano()
 	l, err := newLooker(root, guards)
 	if err != nil {
 		return nil, err
@@ -84,7 +116,11 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 	if err != nil {
 		return nil, err
 	}
-	b := &Baseline{Version: 1, Root: root, Guards: guards, Blind: seen.blind}
+	top, err := fsat.StatFd(l.fd)
+	if err != nil {
+		return nil, err
+	}
+	b := &Baseline{Version: 1, Root: root, Taken: taken, Guards: guards, Blind: seen.blind, Dir: Directory{top.Dev, top.Ino, top.Born, true}}
 	total := 0
 	for _, it := range seen.items {
 		st, err := fsat.StatAt(l.fd, it.path)
@@ -96,8 +132,15 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 			continue
 		}
 		e := entryOf(it.path, st)
-		l.sum(&e, total < contentTotal)
-		total += len(e.Content)
+		switch {
+		case it.class == gitConfig: // what it names is guarded too, so it is always kept
+			l.sum(&e, configLimit)
+		case total < contentTotal:
+			l.sum(&e, contentLimit)
+			total += len(e.Content)
+		default:
+			l.sum(&e, 0)
+		}
 		// A file with a second name may be written by that name.
 		e.Held = held != nil && held(it.path) && (st.Type == fsat.Dir || st.Links == 1)
 		b.Entries = append(b.Entries, e)
@@ -153,6 +196,9 @@ type seen struct {
 	items    []item // sorted by path, one per path
 	blind    []Blind
 	vanished int
+
+	unusual     []Change
+	unusualMore int
 }
 
 // looker finds guarded entries.
@@ -163,10 +209,14 @@ type looker struct {
 	git    bool
 	m      *matcher
 	index  []int // pattern -> guard
-	gitRef int   // the guard that speaks of .git, for reports
 	// base is nil while the baseline itself is taken.
 	base *Baseline
+	// unusual: look for that too.
+	unusual bool
 }
+
+// clockTick is how far the clock of inodes may be behind: it goes by timer ticks.
+const clockTick = int64(20 * time.Millisecond)
 
 // sweepMatches is the limit of matches in a sweep. It is far over that of a
 // baseline: the inside must not stop a sweep by making many names.
@@ -185,15 +235,12 @@ const (
 )
 
 func newLooker(root string, guards []plan.Guard) (*looker, error) {
-	l := &looker{root: root, guards: guards, gitRef: -1}
+	l := &looker{root: root, guards: guards}
 	var ps []Pattern
 	for i, g := range guards {
 		// What guards say of .git turns on the judging of git's own files,
 		// which knows more than names.
 		if slices.Contains(strings.Split(g.Pattern, "/"), ".git") {
-			if !l.git {
-				l.gitRef = i
-			}
 			l.git = true
 			continue
 		}
@@ -211,6 +258,38 @@ func newLooker(root string, guards []plan.Guard) (*looker, error) {
 		return nil, err
 	}
 	return l, nil
+}
+
+// rule is the rule by which an entry is guarded, for reports; 0 for none. Git's own
+// files have the guard that names them most closely, else the one of .git itself.
+func (l *looker) rule(it item) int {
+	if it.guard >= 0 {
+		return l.guards[it.guard].Rule
+	}
+	rule, best := 0, -2
+	for _, g := range l.guards {
+		names := glob.Split(strings.TrimSuffix(g.Pattern, "**"))
+		if !slices.Contains(names, ".git") {
+			continue
+		}
+		text, p := strings.Join(names, "/"), it.path
+		if strings.HasPrefix(g.Pattern, "/") {
+			p = path.Join(l.root, p)
+		}
+		depth := 0 // names .git and not this
+		if c, err := glob.Compile(text); err == nil {
+			if _, deepest, ok := c.Depths(p); ok {
+				depth = deepest
+			}
+		}
+		if depth == 0 && names[len(names)-1] != ".git" {
+			depth = -1
+		}
+		if depth > best {
+			rule, best = g.Rule, depth
+		}
+	}
+	return rule
 }
 
 // follow gives the state in the directory rel, and what its own name means.
@@ -233,6 +312,9 @@ func (l *looker) close() { fsat.Close(l.fd) }
 // look finds what is guarded at rel and below; "" is the whole workspace.
 func (l *looker) look(rel string) (seen, error) {
 	w := walker{matcher: l.m, limits: l.limits()}
+	if rel == "" && l.unusual {
+		w.since = max(l.base.Taken-clockTick, 1)
+	}
 	st, h := l.follow(rel)
 	kind := fsat.Dir
 	if rel != "" {
@@ -260,7 +342,7 @@ func (l *looker) look(rel string) (seen, error) {
 		}
 	}
 	s := &found{looker: l, at: map[string]item{}}
-	s.blind, s.vanished = w.res.Blind, w.res.Vanished
+	s.blind, s.vanished, s.seen.unusual, s.unusualMore = w.res.Blind, w.res.Vanished, w.unusual, w.unusualMore
 	gits := w.gits
 	for _, m := range w.res.Matches {
 		p := string(m.Path)
@@ -554,9 +636,9 @@ func entryOf(p string, st fsat.Stat) Entry {
 	return Entry{Path: Name(p), Kind: kindOf(st.Type), Dev: st.Dev, Ino: st.Ino, Born: st.Born, Ctime: st.Ctime, Size: st.Size, Mode: st.Mode}
 }
 
-// sum fills in Sum and, if keep, Content. What can't be read has no sum, and
-// without a sum nothing is equal to it.
-func (l *looker) sum(e *Entry, keep bool) {
+// sum fills in Sum and, up to keep bytes, Content. What can't be read has no sum,
+// and without a sum nothing is equal to it.
+func (l *looker) sum(e *Entry, keep int) {
 	h := sha256.New()
 	switch e.Kind {
 	case host.KindSymlink:
@@ -578,11 +660,11 @@ func (l *looker) sum(e *Entry, keep bool) {
 			return
 		}
 		var content bytes.Buffer
-		n, err := io.Copy(io.MultiWriter(h, &head{&content}), io.LimitReader(f, hashLimit+1))
+		n, err := io.Copy(io.MultiWriter(h, &head{&content, keep}), io.LimitReader(f, hashLimit+1))
 		if err != nil || n > hashLimit {
 			return
 		}
-		if keep && n <= contentLimit {
+		if keep > 0 && n <= int64(keep) {
 			e.Content = append([]byte{}, content.Bytes()...)
 		}
 	default:
@@ -591,10 +673,13 @@ func (l *looker) sum(e *Entry, keep bool) {
 	e.Sum = hex.EncodeToString(h.Sum(nil))
 }
 
-// head keeps the first contentLimit bytes.
-type head struct{ *bytes.Buffer }
+// head keeps the first bytes.
+type head struct {
+	*bytes.Buffer
+	limit int
+}
 
 func (h *head) Write(p []byte) (int, error) {
-	h.Buffer.Write(p[:min(len(p), contentLimit-h.Len())])
+	h.Buffer.Write(p[:min(len(p), h.limit-h.Len())])
 	return len(p), nil
 }

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/fstest"
 	"time"
+
+	"cofferdam/internal/testenv"
 )
 
 // gitBox is a project with a real repository, and a marker that any planted
@@ -24,7 +26,7 @@ type gitBox struct {
 func newGitBox(t *testing.T) *gitBox {
 	t.Helper()
 	if _, err := exec.LookPath("git"); err != nil {
-		skip(t, "git", err)
+		testenv.Skip(t, testenv.Git, err.Error())
 	}
 	g := &gitBox{bench: setUp(t), home: t.TempDir()}
 	g.marker = filepath.Join(g.home, "marker")
@@ -198,7 +200,7 @@ func TestGitConfigRestored(t *testing.T) {
 	if got := asides(r); len(got) != 1 || !r.SetAside[0].Restored || g.bench.read(".git/config") != before {
 		t.Fatalf("%+v\n%s", r, g.bench.read(".git/config"))
 	}
-	if !strings.Contains(r.SetAside[0].Reason, "core.fsmonitor") || r.SetAside[0].Rule != 3 {
+	if !strings.Contains(r.SetAside[0].Reason, "core.fsmonitor") || r.SetAside[0].Rule != 5 {
 		t.Errorf("%+v", r.SetAside[0])
 	}
 	g.must("", "git remote add origin https://x.test/y.git")

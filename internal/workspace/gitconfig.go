@@ -215,6 +215,11 @@ func (p Place) inside(text string) (string, bool) {
 	if text == "" || strings.HasPrefix(text, "~") || strings.HasPrefix(text, "-") || strings.HasPrefix(text, "%(") {
 		return "", false
 	}
+	return p.lies(text)
+}
+
+// lies is inside without what only git knows.
+func (p Place) lies(text string) (string, bool) {
 	if !path.IsAbs(text) {
 		text = p.Dir + "/" + text
 	}

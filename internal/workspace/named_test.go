@@ -1,9 +1,11 @@
 package workspace
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 
 	"cofferdam/internal/plan"
@@ -70,5 +72,20 @@ func TestSweepExcept(t *testing.T) {
 	}
 	if b.read(".vscode/ok/x") != "1" || b.read("a/.vscode/tasks.json") != "1" {
 		t.Error("what the policy lets change has gone")
+	}
+}
+
+// However much else is guarded, and however long the configuration is: the hooks that
+// it names are looked for.
+func TestNamedByAnyConfig(t *testing.T) {
+	long := "[core]\n\thooksPath = .h\n" + strings.Repeat("[branch \"x\"]\n\tremote = origin\n", 3000)
+	files := []string{".git/HEAD=ref: refs/heads/main", ".git/objects/", ".git/refs/", ".git/config=" + long, ".h/"}
+	for i := range 90 {
+		files = append(files, fmt.Sprintf(".claude/%d=%s", i, strings.Repeat("x", 60<<10)))
+	}
+	b := setUp(t, files...).take(nil)
+	put(t, b.root, ".h/pre-commit=evil")
+	if got := asides(b.sweep()); !slices.Equal(got, []string{".h/pre-commit"}) {
+		t.Errorf("set aside %q", got)
 	}
 }

@@ -9,6 +9,7 @@ package workspace
 
 import (
 	"fmt"
+	"path"
 	"path/filepath"
 	"runtime"
 	"slices"
@@ -138,6 +139,10 @@ type walker struct {
 	limits  Limits
 	// gits gets the directories that git would take for a repository.
 	gits []string
+	// since is when an entry must have changed to be judged by unusual; 0: none is.
+	since       int64
+	unusual     []Change
+	unusualMore int
 
 	workers int // running; guarded by mu
 	others  sync.WaitGroup
@@ -240,6 +245,7 @@ type readResult struct {
 	seen int
 	mark mark
 	next *anchor // set when the children get a new anchor
+	odd  []Change
 }
 
 // read lists one directory. It touches nothing shared but the fixed part of
@@ -253,8 +259,18 @@ func (w *walker) read(j job, buf []byte, found *[]entry, scratch *hit) (r readRe
 			return r
 		}
 	}
+	var oddErr, kindErr error
 	r.err = fsat.Entries(fd, buf, func(name []byte, t fsat.Type) {
 		r.seen++
+		if w.since != 0 && t != fsat.Dir && oddErr == nil {
+			what, err := w.odd(fd, j, string(name))
+			if what != "" {
+				r.odd = append(r.odd, Change{Name(name), what})
+			}
+			if oddErr = err; err != nil { // it is the directory's: no entry can be looked at
+				r.odd = append(r.odd, Change{"", "what is in it could not be looked at: " + err.Error()})
+			}
+		}
 		h := j.st.look(name, scratch)
 		if h == nil && t != fsat.Dir && t != fsat.Unknown {
 			return
@@ -262,6 +278,7 @@ func (w *walker) read(j job, buf []byte, found *[]entry, scratch *hit) (r readRe
 		if t == fsat.Unknown { // some file systems don't keep the kind with the name
 			st, err := fsat.StatAt(fd, string(name))
 			if err != nil {
+				kindErr = err // it may be a directory
 				return
 			}
 			t = st.Type
@@ -278,6 +295,9 @@ func (w *walker) read(j job, buf []byte, found *[]entry, scratch *hit) (r readRe
 			*found = append(*found, entry{string(name), t, h})
 		}
 	})
+	if r.err == nil {
+		r.err = kindErr
+	}
 	if j.rel != "" {
 		if len(j.rel) > anchorEvery && r.err == nil {
 			r.next = &anchor{fd: fd, up: j.at, rel: j.rel}
@@ -288,6 +308,36 @@ func (w *walker) read(j job, buf []byte, found *[]entry, scratch *hit) (r readRe
 	return r
 }
 
+// odd says what is unusual about an entry that has changed since the run began; ""
+// for nothing. It stays where it is.
+func (w *walker) odd(fd int, j job, name string) (what string, err error) {
+	st, err := fsat.StatAt(fd, name)
+	if fsat.Gone(err) {
+		return "", nil
+	}
+	switch {
+	case err != nil || st.Ctime < w.since:
+		return "", err
+	case st.Type == fsat.File && st.Mode&0o4000 != 0:
+		return "is a set-user-ID file: whoever runs it is its owner", nil
+	case st.Type == fsat.File && st.Mode&0o2010 == 0o2010: // without execution it only marks locks
+		return "is a set-group-ID file: whoever runs it has its group", nil
+	case st.Type == fsat.Symlink:
+		text, err := fsat.Readlink(fd, name)
+		if err != nil {
+			return "", nil // it was one a moment ago
+		}
+		p := Place{Root: w.matcher.root, Dir: path.Join(w.matcher.root, j.at.path(j.rel))}
+		if _, in := p.lies(text); !in {
+			return "is a symlink that leads out of the workspace, to " + text, nil
+		}
+	}
+	return "", nil
+}
+
+// unusualKept bounds what a flood takes of our memory.
+const unusualKept = 10_000
+
 // take puts what one directory had into the result and the stack; mu is held.
 func (w *walker) take(j job, r readResult, found []entry) {
 	w.res.Entries += r.seen
@@ -296,6 +346,17 @@ func (w *walker) take(j job, r readResult, found []entry) {
 			w.res.Vanished++
 		} else {
 			w.res.Blind = append(w.res.Blind, Blind{Name(dot(j.at.path(j.rel))), r.err.Error()})
+		}
+	}
+	for _, c := range r.odd {
+		full := j.at.path(j.rel)
+		if c.Path != "" {
+			full = strings.TrimPrefix(full+"/"+string(c.Path), "/")
+		}
+		if len(w.unusual) < unusualKept {
+			w.unusual = append(w.unusual, Change{Name(dot(full)), c.What})
+		} else {
+			w.unusualMore++
 		}
 	}
 	if w.matcher.git && r.mark.gitDir() {

@@ -266,7 +266,7 @@ func FuzzQuote(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		if strings.ContainsRune(s, 0) {
-			t.Skip()
+			return // no argument of a command can hold it
 		}
 		q := Quote(s)
 		for _, r := range q {

@@ -25,8 +25,7 @@ type Aside struct {
 	Undo string `json:"undo"`
 }
 
-// Change is a guarded entry that is different but was left: it could only be
-// changed from the host.
+// Change is an entry that is different but was left.
 type Change struct {
 	Path Name   `json:"path"`
 	What string `json:"what"`
@@ -42,9 +41,15 @@ type Failure struct {
 // Report is what a sweep did. Failed or Blind not empty, or Unsettled, means
 // that the workspace is not known to be clean.
 type Report struct {
-	SetAside []Aside   `json:"setAside,omitempty"`
-	Changed  []Change  `json:"changed,omitempty"`
-	Failed   []Failure `json:"failed,omitempty"`
+	SetAside []Aside `json:"setAside,omitempty"`
+	// Changed are guarded entries that could only be changed from the host.
+	Changed []Change  `json:"changed,omitempty"`
+	Failed  []Failure `json:"failed,omitempty"`
+	// Unusual is what has appeared and stays, and the person should know of:
+	// set-user-ID files, symlinks that lead out. It lists at most unusualLimit;
+	// UnusualMore counts the rest.
+	Unusual     []Change `json:"unusual,omitempty"`
+	UnusualMore int      `json:"unusualMore,omitempty"`
 	// Blind is what could not be looked at, and could be before the run.
 	Blind []Blind `json:"blind,omitempty"`
 	// Unsettled: the tree was still changing after several rounds.
@@ -74,6 +79,7 @@ func Sweep(b *Baseline, session string) (Report, error) {
 		return Report{}, err
 	}
 	defer s.close()
+	s.unusual = true
 	if err := s.all(); err != nil {
 		return s.report, err
 	}
@@ -108,6 +114,13 @@ func newSweeper(b *Baseline, session string) (*sweeper, error) {
 	if err != nil {
 		return nil, err
 	}
+	if top, err := fsat.StatFd(l.fd); err != nil || !b.Dir.is(top) {
+		l.close()
+		if err == nil {
+			err = &ReplacedError{b.Root}
+		}
+		return nil, err
+	}
 	l.base = b
 	s := &sweeper{looker: l, dir: session, number: map[string]int{}, failed: map[string]bool{}, changed: map[string]bool{}}
 	if s.session, err = fsat.OpenRoot(session); err != nil {
@@ -133,7 +146,10 @@ func (s *sweeper) close() {
 	fsat.Close(s.session)
 }
 
-const rounds = 5
+const (
+	rounds       = 5
+	unusualLimit = 20
+)
 
 // all sweeps the whole workspace until a round finds nothing to do.
 func (s *sweeper) all() error {
@@ -155,6 +171,9 @@ func (s *sweeper) round(rel string) (quiet bool, err error) {
 		return false, err
 	}
 	if rel == "" {
+		slices.SortFunc(seen.unusual, func(a, b Change) int { return strings.Compare(string(a.Path), string(b.Path)) })
+		n := min(len(seen.unusual), unusualLimit)
+		s.report.Unusual, s.report.UnusualMore = seen.unusual[:n], len(seen.unusual)-n+seen.unusualMore
 		s.report.Blind = slices.DeleteFunc(seen.blind, func(b Blind) bool { return slices.Contains(s.base.Blind, b) })
 	}
 	acts := s.decide(seen.items)
@@ -198,7 +217,7 @@ func (s *sweeper) decide(items []item) []act {
 				continue
 			}
 		}
-		s.sum(&now, false)
+		s.sum(&now, 0)
 		if known && old.equal(now) {
 			continue
 		}
@@ -349,13 +368,7 @@ func (s *sweeper) carryOut(a act) {
 		flags = "-fT"
 	}
 	out.Undo = "mv " + flags + " -- " + Quote(string(out.To)) + " " + Quote(filepath.Join(s.root, a.path))
-	ref := a.guard
-	if ref < 0 {
-		ref = s.gitRef
-	}
-	if ref >= 0 {
-		out.Rule = s.guards[ref].Rule
-	}
+	out.Rule = s.rule(a.item)
 	s.report.SetAside = append(s.report.SetAside, out)
 	if s.notify != nil {
 		s.notify(out)

@@ -2,6 +2,7 @@ package workspace
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -11,13 +12,15 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"cofferdam/internal/plan"
+	"cofferdam/internal/testenv"
 )
 
 var guards = []plan.Guard{
 	{Pattern: "**/.git/hooks/", Reason: "git runs it", Rule: 3},
-	{Pattern: "**/.git/config", Reason: "git obeys it", Rule: 3},
+	{Pattern: "**/.git/config", Reason: "git obeys it", Rule: 5},
 	{Pattern: "**/.claude/", Reason: "the agent obeys it", Rule: 4},
 	{Pattern: "**/.vscode/", Reason: "the editor obeys it"},
 	{Pattern: "**/.mcp.json", Reason: "agents start servers from it"},
@@ -159,19 +162,10 @@ func tmpfs(t *testing.T, size string) string {
 	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size="+size); err != nil {
-		skip(t, "tmpfs-mount", err)
+		testenv.Skip(t, testenv.Root, "mount a tmpfs: "+err.Error())
 	}
 	t.Cleanup(func() { syscall.Unmount(dir, 0) })
 	return dir
-}
-
-// skip says which fact is missing; REQUIRE=fact,... makes it a failure.
-func skip(t *testing.T, fact string, err error) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), fact) {
-		t.Fatalf("%s is required: %v", fact, err)
-	}
-	t.Skipf("no %s: %v", fact, err)
 }
 
 func TestSweepOtherDisk(t *testing.T) {
@@ -318,5 +312,79 @@ func TestSweepTwice(t *testing.T) {
 	r1, r2 := <-res, <-res
 	if !r1.Clean() || !r2.Clean() || len(r1.SetAside)+len(r2.SetAside) != 300 {
 		t.Fatalf("%d + %d, %v %v", len(r1.SetAside), len(r2.SetAside), r1.Failed, r2.Failed)
+	}
+}
+
+// Whoever has put another directory in the place of the workspace keeps what is in
+// it: it is not the one that the baseline speaks of.
+func TestReplacedWorkspace(t *testing.T) {
+	b := setUp(t, "x=").take(nil)
+	fresh, err := TakeBaseline(b.root, guards, nil)
+	must(t, err)
+	must(t, os.Rename(b.root, b.root+".old"))
+	put(t, b.root, ".envrc=mine")
+	for name, base := range map[string]*Baseline{"stored": b.base, "of this process": fresh} {
+		_, err := Sweep(base, b.session)
+		var replaced *ReplacedError
+		if !errors.As(err, &replaced) || b.read(".envrc") != "mine" {
+			t.Errorf("%s: %v, %q", name, err, b.read(".envrc"))
+		}
+	}
+	// Not by its time of birth alone: overlayfs changes that.
+	must(t, os.Rename(b.root, b.root+".new"))
+	must(t, os.Rename(b.root+".old", b.root))
+	fresh.Dir.Born++
+	if r, err := Sweep(fresh, b.session); err != nil || !r.Clean() {
+		t.Errorf("%+v %v", r, err)
+	}
+}
+
+// What is not guarded and still worth a word: told, and left where it is.
+func TestUnusual(t *testing.T) {
+	b := setUp(t, "old/link=->/etc", "d/", "old/run=x", "chmod=x").take(nil)
+	b.base.Taken += 2 * clockTick // of the entries above none has changed
+	time.Sleep(time.Duration(4 * clockTick))
+	must(t, os.Chmod(filepath.Join(b.root, "old/run"), 0o755))
+	put(t, b.root, "in=->old", "d/up=->../old/run", "d/out=->../../x", "etc=->/etc/passwd", "abs=->"+b.root+"/old", "home=->~", ".claude/l=->/etc", "plain=x", "suid=x", "sgid=x", "lock=x")
+	for name, mode := range map[string]uint32{"chmod": 0o4755, "suid": 0o4700, "sgid": 0o2755, "lock": 0o2644} {
+		must(t, syscall.Chmod(filepath.Join(b.root, name), mode))
+	}
+	r := b.sweep()
+	var got []string
+	for _, u := range r.Unusual {
+		got = append(got, string(u.Path))
+	}
+	if want := []string{"chmod", "d/out", "etc", "sgid", "suid"}; !slices.Equal(got, want) || r.UnusualMore != 0 || !r.Clean() {
+		t.Errorf("%q, want %q; %+v", got, want, r)
+	}
+	for i := range 30 {
+		put(t, b.root, fmt.Sprintf("many%d=->/etc", i))
+	}
+	if r := b.sweep(); len(r.Unusual) != unusualLimit || len(r.Unusual)+r.UnusualMore != 35 {
+		t.Errorf("%d and %d more", len(r.Unusual), r.UnusualMore)
+	}
+}
+
+// A report names the rule that speaks of this file, not just any of git's.
+func TestRuleOfAGitFile(t *testing.T) {
+	var list []plan.Guard
+	for i, p := range []string{"**/.git/hooks/", "**/.git/config", "**/.git/modules/**/config", "**/.git", "/w/sub/.git/**", "**/.envrc"} {
+		list = append(list, plan.Guard{Pattern: p, Rule: i + 1})
+	}
+	l := &looker{root: "/w", guards: list}
+	for p, want := range map[string]int{
+		".git/config": 2, "a/.git/config": 2, ".git/hooks/pre-commit": 1, ".git/modules/x/config": 3, ".git": 4, "w/.git": 4, ".git/worktrees/x/HEAD": 4,
+		"bare.git/config": 4, ".husky/pre-commit": 4, "sub/.git/info/x": 5,
+	} {
+		if got := l.rule(item{path: p, guard: -1}); got != want {
+			t.Errorf("%s: rule %d, want %d", p, got, want)
+		}
+	}
+	if got := l.rule(item{path: "x/.envrc", guard: 5}); got != 6 {
+		t.Errorf("rule %d", got)
+	}
+	l.guards = list[:2]
+	if got := l.rule(item{path: ".git/commondir", guard: -1}); got != 1 {
+		t.Errorf("without a guard of .git itself: rule %d", got)
 	}
 }

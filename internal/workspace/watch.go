@@ -161,7 +161,11 @@ func (w *Watcher) place(c fsat.Change) (p string, ok bool) {
 		if w.watches[dir] == c.Watch {
 			delete(w.watches, dir)
 		}
-		return "", false
+		// Renamed in the workspace it has told of its new name before, and is
+		// watched there still; and there may be a new directory at the old one.
+		w.add(dir)
+		_, again := w.watches[dir]
+		return dir, again
 	}
 	rel := c.Name
 	if dir != "" {

@@ -111,3 +111,17 @@ func TestGitMatters(t *testing.T) {
 		}
 	}
 }
+
+// A directory that gets another name is watched under it.
+func TestWatchRenamed(t *testing.T) {
+	b := setUp(t, "a/sub/").take(nil)
+	told, stop := b.watch()
+	defer stop()
+	must(t, os.Rename(filepath.Join(b.root, "a"), filepath.Join(b.root, "b")))
+	put(t, b.root, "mark/.envrc=x") // when this is dealt with, so is the rename
+	await(t, told, "mark/.envrc")
+	for _, p := range []string{"b/.envrc", "b/sub/.envrc"} {
+		put(t, b.root, p+"=x")
+		await(t, told, p)
+	}
+}

@@ -86,3 +86,27 @@ func TestDailyGit(t *testing.T) {
 		t.Errorf("fsck: %q", got)
 	}
 }
+
+// Where the kernel gives no more watches the sweep at the end does the work, and the
+// person is told so; and of what else has appeared that is no guarded name.
+func TestWithoutWatches(t *testing.T) {
+	s := newSite(t)
+	r := s.rigged(t, rigging{Limits: []string{"max_inotify_instances"}}, binary, "run", "--", "sh", "-c",
+		"echo x > .envrc; ln -s /etc/passwd out; cp /bin/true tool; chmod u+s tool")
+	r.wants(t, 0)
+	if s.exists(".envrc") || !s.exists("out") {
+		t.Error("the workspace was not swept")
+	}
+	for _, want := range []string{"looked for at the end only", ".envrc", "out: is a symlink that leads out of the workspace, to /etc/passwd", "tool: is a set-user-ID file"} {
+		if !strings.Contains(strings.Join(strings.Fields(r.err), " "), want) {
+			t.Errorf("not told: %q in\n%s", want, r.err)
+		}
+	}
+	moved, err := filepath.Glob(s.state + "/sessions/*/set-aside")
+	if err != nil || len(moved) != 1 {
+		t.Fatal(moved, err)
+	}
+	if err := os.RemoveAll(moved[0]); err != nil {
+		t.Error(err)
+	}
+}
