@@ -156,6 +156,26 @@ func TestCPUsAreNotRoundedDown(t *testing.T) {
 	}
 }
 
+// What the directories above are called is no pattern, whatever is in the name.
+func TestPlaceIsNoPattern(t *testing.T) {
+	for _, c := range []struct {
+		text, want string
+		glob       bool
+	}{
+		{".", `/h*/[p]\`, false},
+		{"secret", `/h*/[p]\/secret`, false},
+		{"~/.ssh", `/h*/.ssh`, false},
+		{`\[id]/x`, `/h*/[p]\/[id]/x`, false},
+		{"~/*.key", `/h\*/*.key`, true},
+		{"**/.env", `/h\*/\[p]\\/**/.env`, true},
+	} {
+		r := Place{Home: "/h*", Workspace: `/h*/[p]\`}.resolve(DenyRead, c.text, builtinOrigin(""))
+		if r.Pattern != c.want || r.Glob != c.glob {
+			t.Errorf("%s: %s %v, want %s %v", c.text, r.Pattern, r.Glob, c.want, c.glob)
+		}
+	}
+}
+
 // A project's file that is not trusted says nothing that opens something, and each
 // thing that is left out is told with its place.
 func TestUntrustedProject(t *testing.T) {

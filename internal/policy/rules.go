@@ -19,12 +19,14 @@ type Place struct {
 // starts at the workspace.
 func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
 	r := PathRule{Access: access, Text: text, Origin: o}
+	// All of it is a pattern from here on: what home and workspace are called is
+	// not meant as one.
 	full := text
 	switch {
 	case text == "~" || strings.HasPrefix(text, "~/"):
-		full = escapeBase(p.Home, text) + text[1:]
+		full = glob.Escape(p.Home) + text[1:]
 	case !filepath.IsAbs(text):
-		full = escapeBase(p.Workspace, text) + "/" + text
+		full = glob.Escape(p.Workspace) + "/" + text
 	}
 	full = filepath.Clean(full)
 	if glob.HasMeta(full) {
@@ -39,14 +41,6 @@ func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
 	}
 	r.Pattern = full
 	return r
-}
-
-// escapeBase makes a directory literal where the rest is a pattern.
-func escapeBase(dir, rest string) string {
-	if glob.HasMeta(rest) {
-		return glob.Escape(dir)
-	}
-	return dir
 }
 
 // layer is one source of rules: a document with its place in the order.
