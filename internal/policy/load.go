@@ -30,7 +30,8 @@ const maxExtends = 8
 // else take longer than anybody waits, and a project's are a stranger's.
 const maxFiles = 100
 
-// Source says where the layers come from. All paths are absolute.
+// Source says where the layers come from. All paths are absolute; that there may be
+// no home is a thing of the machine, and refused.
 type Source struct {
 	Place
 	// File is --policy: it takes the place of the user's and the project's
@@ -56,6 +57,11 @@ type Source struct {
 // profiles, user file, project file, flags, managed file. All problems of all
 // files are reported at once, as Problems.
 func Load(s Source) (*Effective, error) {
+	if !filepath.IsAbs(s.Home) {
+		// "~/" would be "/".
+		return nil, Problems{{File: "policy", Text: "no home directory is known, so nothing that rules say of \"~\" has a meaning",
+			Hint: "set HOME to a directory of your own"}}
+	}
 	l := &loader{source: s, e: &Effective{}}
 	l.e.builtin(s.Place)
 	for _, p := range chooseProfiles(s) {
@@ -250,9 +256,15 @@ func (l *loader) document(at layer, data []byte, above []string) {
 // finish does what needs all layers.
 func (l *loader) finish() {
 	e := l.e
-	if e.AllowGitConfig.Value {
+	switch {
+	case e.AllowGitConfig.Value:
 		for _, p := range gitConfigGuards {
 			e.unprotect(p)
+		}
+	case e.AllowGitConfig.Origin.Layer == managedLayer:
+		// An organisation's no is one to workspace.unprotect, too.
+		for _, p := range gitConfigGuards {
+			e.Guards = append(e.Guards, GuardRule{p, "git runs programs that it names", e.AllowGitConfig.Origin, e.sources})
 		}
 	}
 }

@@ -176,6 +176,19 @@ func TestPlaceIsNoPattern(t *testing.T) {
 	}
 }
 
+// Without a home "~/" is "/": an allowance would open the whole machine, and a denial
+// be one of something else.
+func TestNoHomeIsAnError(t *testing.T) {
+	for _, home := range []string{"", "."} {
+		s := newSite(t)
+		s.Home = home
+		s.write(s.UserFile, `{"filesystem": {"allowRead": ["~/"]}}`)
+		if e, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "HOME") {
+			t.Errorf("%q: %v %v", home, err, said(e, "/"))
+		}
+	}
+}
+
 // A project's file that is not trusted says nothing that opens something, and each
 // thing that is left out is told with its place.
 func TestUntrustedProject(t *testing.T) {
@@ -249,6 +262,13 @@ func TestManagedChoicesAreLast(t *testing.T) {
 	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" {
 		t.Errorf("%+v %+v %+v", e.AllowGitConfig, e.AllowRoot, e.Home)
 	}
+	s.write(s.Managed, `{"filesystem": {"allowGitConfig": false}}`)
+	s.Flags, _ = Parse("flags", []byte(`{"workspace": {"unprotect": ["**/.git/config"]}}`))
+	e = s.load()
+	if !slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == "**/.git/config" && g.Origin.Layer == "managed" }) {
+		t.Error("unprotect does what the organisation does not let allowGitConfig do")
+	}
+	s.Flags, _ = Parse("flags", []byte(`{"filesystem": {"allowGitConfig": true}, "workspace": {"unprotect": ["x"]}}`))
 	s.write(s.Managed, `{"workspace": {"protect": ["x", "**/.git/config"]}}`)
 	e = s.load()
 	for _, p := range []string{"x", "**/.git/config"} {
