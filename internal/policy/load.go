@@ -93,7 +93,7 @@ type loader struct {
 	source   Source
 	e        *Effective
 	problems Problems
-	files    int // parsed so far
+	files    []string // read so far
 }
 
 func (l *loader) fail(file string, err error) {
@@ -117,6 +117,7 @@ func (l *loader) named(file string) {
 		return
 	}
 	if kind := Foreign(data); kind != "" {
+		l.files = append(l.files, file)
 		doc, _, findings, err := Import(file, data)
 		if err != nil {
 			l.fail(file, err)
@@ -174,8 +175,8 @@ func (l *loader) project() {
 
 // document parses a file and adds what it extends, then the file itself.
 func (l *loader) document(at layer, data []byte, above []string) {
-	if l.files++; l.files > maxFiles {
-		if l.files == maxFiles+1 {
+	if l.files = append(l.files, at.file); len(l.files) > maxFiles {
+		if len(l.files) == maxFiles+1 {
 			l.problems = append(l.problems, Problem{File: at.file, Text: fmt.Sprintf("more than %d files that extend one another", maxFiles)})
 		}
 		return
@@ -187,7 +188,7 @@ func (l *loader) document(at layer, data []byte, above []string) {
 	}
 	above = append(above, at.file)
 	for _, v := range doc.Extends {
-		if l.files > maxFiles {
+		if len(l.files) > maxFiles {
 			return
 		}
 		problem := func(text, hint string) {
@@ -266,6 +267,14 @@ func (l *loader) finish() {
 		for _, p := range gitConfigGuards {
 			e.Guards = append(e.Guards, GuardRule{p, "git runs programs that it names", e.AllowGitConfig.Origin, e.sources})
 		}
+	}
+	// A policy can lie in the workspace, or in what a rule lets be written. The
+	// strongest source: whatever opens the file itself does not open it.
+	e.sources++
+	slices.Sort(l.files)
+	for _, file := range slices.Compact(l.files) {
+		file = filepath.Clean(file)
+		e.path(PathRule{Access: DenyWrite, Pattern: file, Text: file, Reason: "who writes a policy decides what the next run may do", Optional: true, Origin: builtinOrigin("policy files")})
 	}
 }
 

@@ -337,6 +337,40 @@ func TestNoLayerFileIsPassedOver(t *testing.T) {
 	})
 }
 
+// Whoever could write a policy inside would have all that it likes in the next run.
+func TestPolicyFilesCantBeWritten(t *testing.T) {
+	s := newSite(t)
+	mine := s.Workspace + "/mine.jsonc"
+	s.write(s.Workspace+"/base.jsonc", `{}`)
+	s.write(s.UserFile, fmt.Sprintf(`{"extends": [%q], "filesystem": {"allowWrite": ["~", %[1]q]}}`, mine))
+	s.write(mine, `{"filesystem": {"allowWrite": ["./mine.jsonc"]}}`)
+	s.write(s.project(), `{"extends": ["../base.jsonc"]}`)
+	s.write(s.Managed, `{}`)
+	held := func(files ...string) {
+		t.Helper()
+		e := s.load()
+		for _, f := range files {
+			i := slices.IndexFunc(e.Paths, func(r PathRule) bool { return r.Pattern == f && r.Access == DenyWrite && !r.Glob })
+			if i < 0 {
+				t.Errorf("%s can be written", f)
+				continue
+			}
+			for _, r := range e.Paths {
+				if r.Pattern == f && r.Strength >= e.Paths[i].Strength && r.Access == AllowWrite {
+					t.Errorf("%s is opened by %+v", f, r)
+				}
+			}
+		}
+	}
+	held(s.UserFile, mine, s.project(), s.Workspace+"/base.jsonc", s.Managed)
+	s.File = s.Workspace + "/x/../settings.json"
+	must(t, os.Mkdir(s.Workspace+"/x", 0o700))
+	for _, text := range []string{`{}`, `{"sandbox": {}}`} {
+		s.write(s.File, text)
+		held(s.Workspace+"/settings.json", s.Managed)
+	}
+}
+
 func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
