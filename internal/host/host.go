@@ -55,7 +55,7 @@ type Path struct {
 	UID      int    `json:"uid"`
 	Mode     uint32 `json:"mode"` // permission bits of Real
 	// Closed: the permissions of Real, which somebody else owns, let this user
-	// neither read nor enter it. Tried, not computed (access(2)).
+	// neither read, enter nor write it. Tried, not computed (access(2)).
 	Closed bool `json:"closed,omitempty"`
 }
 
