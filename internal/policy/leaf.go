@@ -42,6 +42,8 @@ const (
 	v4Pattern    = `[0-9]{1,3}(\.[0-9]{1,3}){3}`
 	v6Pattern    = `[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*`
 	unitPattern  = `([bB]|[kKmMgGtT]([iI]?[bB])?)`
+	// "." and ".." with a "\": no name in any directory, and not cleaned away.
+	dotsPattern = `(^|/)(\\\.|\\?\.\\\.|\\\.\.)(/|$)`
 )
 
 // sharedSuffixes are names below which strangers have their hosts: a wildcard
@@ -97,8 +99,9 @@ func (l *lazy) String() string { return l.source() }
 // Patterns that the checks below use too; the checks can't name the table they
 // are in.
 var (
-	pathNot       = lazily(`^!|^~[^/]|^\$[A-Za-z_{]|(^|[^\\])\{[^}]*,[^}]*\}`)
-	guardNot      = lazily(`(^|/)\.\.?(/|$)|^\*\*/*$|(^|[^\\])\{[^}]*,[^}]*\}`)
+	pathNot       = lazily(`^!|^~[^/]|^\$[A-Za-z_{]|` + dotsPattern + `|(^|[^\\])\{[^}]*,[^}]*\}`)
+	dotsNot       = lazily(dotsPattern)
+	guardNot      = lazily(`(^|/)\\?\.(\\?\.)?(/|$)|^(\*\*/*)+$|(^|[^\\])\{[^}]*,[^}]*\}`)
 	envMatch      = lazily(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 	envDenyMatch  = lazily(`^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$`)
 	envNameMatch  = lazily(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -231,6 +234,8 @@ func checkPath(s string) (text, hint string) {
 		return "another person's home is not looked up", "write the whole path, or ./" + s + " for a file of that name"
 	case pathNot.MatchString(s) && s[0] == '$':
 		return "variables are not expanded in paths", `write "~" for $HOME, or the whole path`
+	case dotsNot.MatchString(s):
+		return `nothing is called "." or ".."`, `without "\", they are this directory and the one above`
 	case pathNot.MatchString(s):
 		return "{a,b} is not expanded", `write one entry for each, or \{ for the character itself`
 	}
