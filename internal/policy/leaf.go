@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"cofferdam/internal/glob"
 )
@@ -157,6 +158,11 @@ var leaves = map[string]leaf{
 
 // checkString returns what is wrong with a string as this leaf, or "".
 func (l leaf) checkString(s string) (text, hint string) {
+	if strings.ContainsRune(s, utf8.RuneError) {
+		// What JSON makes of half a surrogate pair, and of a name on the command
+		// line that is not UTF-8: a rule would speak of another name.
+		return fmt.Sprintf("%s holds U+FFFD, which stands for what is no character", quote(s)), "in a path, ? matches any one character"
+	}
 	if l.enum != nil {
 		if slices.Contains(l.enum, s) {
 			return "", ""
