@@ -141,11 +141,8 @@ func (l *loader) optional(name, file string) {
 		return
 	}
 	data, err := readFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		// A symlink to nothing is a policy that somebody meant to be here.
-		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-			return
-		}
+	if errors.Is(err, fs.ErrNotExist) && nowhere(file) {
+		return
 	}
 	if err != nil {
 		l.fail(file, err)
@@ -154,16 +151,31 @@ func (l *loader) optional(name, file string) {
 	l.document(layer{name: name, file: file}, data, nil)
 }
 
+// nowhere says of a file that is not found whether it was meant not to be there. A
+// symlink to nothing, its own or one of a directory above it (of dotfiles, or of a
+// share that is not mounted), is a policy that somebody meant to be here.
+func nowhere(file string) bool {
+	for p := file; ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); err == nil {
+			return true // a directory without it
+		}
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		if p == filepath.Dir(p) {
+			return false
+		}
+	}
+}
+
 // project reads the workspace's own file. It comes from whoever wrote the
 // repository, so it may only narrow until the person has trusted this very
 // content.
 func (l *loader) project() {
 	file := filepath.Join(l.source.Workspace, ProjectFile)
 	data, err := readBelow(l.source.Workspace, ProjectFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-			return
-		}
+	if errors.Is(err, fs.ErrNotExist) && nowhere(file) {
+		return
 	}
 	if err != nil {
 		l.fail(file, err)

@@ -324,6 +324,26 @@ func TestNoLayerFileIsPassedOver(t *testing.T) {
 			t.Error("a project's file outside the project is read")
 		}
 	})
+	for layer, file := range map[string]func(*site) string{
+		"user":    func(s *site) string { s.UserFile = s.dir + "/config/cofferdam/policy.jsonc"; return s.dir + "/config" },
+		"project": func(s *site) string { return filepath.Dir(s.project()) },
+		"managed": func(s *site) string { s.Managed = s.dir + "/etc/managed.jsonc"; return s.dir + "/etc" },
+	} {
+		t.Run(layer+"/dangling directory", func(t *testing.T) {
+			s := newSite(t)
+			dir := file(s)
+			os.Remove(dir)
+			s.load() // no directory is no policy
+			must(t, os.Symlink(s.dir+"/unmounted", dir))
+			if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), dir) {
+				t.Errorf("a policy behind %s is passed over: %v", dir, err)
+			}
+			must(t, os.Mkdir(s.dir+"/unmounted", 0o700))
+			if layer != "project" { // whose link leads out
+				s.load()
+			}
+		})
+	}
 	t.Run("all at once", func(t *testing.T) {
 		s := newSite(t)
 		for _, f := range []string{s.UserFile, s.project(), s.Managed} {
