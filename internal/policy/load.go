@@ -209,7 +209,7 @@ func (l *loader) document(at layer, data []byte, above []string) {
 		if _, ok := profiles[v.V]; ok {
 			if at.narrow {
 				l.e.Warnings = append(l.e.Warnings, Warning{
-					Text: "extends " + v.V + " is left out: the project's policy is not trusted", Hint: "read the file, then: cofferdam policy trust",
+					Text: "extends " + v.V + " is left out: the project's policy is not trusted", Hint: at.trustHint(l.source.Place),
 					Origin: at.origin("extends", v.Pos),
 				})
 				continue

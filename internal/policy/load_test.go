@@ -236,7 +236,7 @@ func TestUntrustedProject(t *testing.T) {
 	}
 	var keys []string
 	for _, w := range e.Warnings {
-		if w.Origin.Layer != "project" || w.Origin.Line == 0 || w.Hint == "" {
+		if w.Origin.Layer != "project" || w.Origin.Line == 0 || !strings.HasSuffix(w.Hint, "cofferdam policy trust") {
 			t.Errorf("%+v", w)
 		}
 		keys = append(keys, w.Origin.Key)
@@ -468,7 +468,7 @@ func TestExtends(t *testing.T) {
 		s.write(s.Workspace+"/.cofferdam/a.jsonc", `{"filesystem": {"allowRead": ["/a"]}}`)
 		s.Trusted = func(path string, _ []byte) bool { return path == s.project() }
 		e := s.load()
-		if len(said(e, "/p")) != 1 || len(said(e, "/a")) != 0 || len(e.Warnings) != 1 {
+		if len(said(e, "/p")) != 1 || len(said(e, "/a")) != 0 || len(e.Warnings) != 1 || !strings.Contains(e.Warnings[0].Hint, "only .cofferdam/policy.jsonc can be trusted") {
 			t.Errorf("%v %v %+v", said(e, "/p"), said(e, "/a"), e.Warnings)
 		}
 	})

@@ -56,6 +56,15 @@ func (l layer) origin(key string, pos Pos) plan.Origin {
 	return plan.Origin{Layer: l.name, File: l.file, Line: pos.Line, Key: key}
 }
 
+// trustHint is what to do about a layer that is not trusted. Trust is in one file
+// of a project, not in what that file extends.
+func (l layer) trustHint(p Place) string {
+	if l.file == filepath.Join(p.Workspace, ProjectFile) {
+		return "read the file, then: cofferdam policy trust"
+	}
+	return "only " + ProjectFile + " can be trusted: write it there, or into your own policy"
+}
+
 // add appends the rules of one layer to the effective policy. What an untrusted
 // layer may not say is left out, with a warning.
 func (e *Effective) add(l layer, place Place) {
@@ -65,7 +74,7 @@ func (e *Effective) add(l layer, place Place) {
 		if l.narrow {
 			e.Warnings = append(e.Warnings, Warning{
 				Text:   key + " " + text + " is left out: the project's policy is not trusted, so it can only take rights away",
-				Hint:   "read the file, then: cofferdam policy trust",
+				Hint:   l.trustHint(place),
 				Origin: l.origin(key, pos),
 			})
 		}
