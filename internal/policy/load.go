@@ -118,7 +118,7 @@ func (l *loader) named(file string) {
 	}
 	if kind := Foreign(data); kind != "" {
 		l.files = append(l.files, file)
-		doc, _, findings, err := Import(file, data)
+		doc, _, findings, err := importAt(l.source.Place, file, data)
 		if err != nil {
 			l.fail(file, err)
 			return

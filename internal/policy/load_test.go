@@ -189,6 +189,33 @@ func TestNoHomeIsAnError(t *testing.T) {
 	}
 }
 
+// In the tools whose settings these are, a denial like these wins over every
+// allowance, in whatever way the two paths are written.
+func TestImportedDenialsHoldHoweverWritten(t *testing.T) {
+	s := newSite(t)
+	s.File = s.dir + "/settings.json"
+	for _, c := range []struct{ deny, allow string }{
+		{s.Home + "/.aws", "~/.aws/config"},
+		{"~/.aws", s.Home + "/.aws/config"},
+		{"./keys", "~/project/keys/x"},
+		{"~/project/keys", "./keys/x"},
+		{s.Workspace + "/k*", "keys/x"},
+	} {
+		s.write(s.File, fmt.Sprintf(`{"sandbox": {"credentials": {"files": [{"path": %q, "mode": "deny"}]}, "filesystem": {"allowRead": [%q, "./other"]}}}`, c.deny, c.allow))
+		e := s.load()
+		var open []string
+		for _, r := range e.Paths {
+			if r.Access == AllowRead && r.Origin.Layer == "import:claude" {
+				open = append(open, r.Text)
+			}
+		}
+		told := slices.ContainsFunc(e.Warnings, func(w Warning) bool { return strings.Contains(w.Text, "is left out") })
+		if !slices.Equal(open, []string{"./other"}) || !told {
+			t.Errorf("%+v: open are %v, %+v", c, open, e.Warnings)
+		}
+	}
+}
+
 // A project's file that is not trusted says nothing that opens something, and each
 // thing that is left out is told with its place.
 func TestUntrustedProject(t *testing.T) {

@@ -43,6 +43,15 @@ func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
 	return r
 }
 
+// pattern is the absolute pattern of a path as written.
+func (p Place) pattern(text string) string {
+	r := p.resolve("", text, plan.Origin{})
+	if r.Glob {
+		return r.Pattern
+	}
+	return glob.Escape(r.Pattern)
+}
+
 // layer is one source of rules: a document with its place in the order.
 type layer struct {
 	name string // Origin.Layer
