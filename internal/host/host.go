@@ -48,8 +48,6 @@ type Path struct {
 	Kind string `json:"kind"` // KindAbsent and so on
 	// Real is the path with every symlink resolved; empty if absent.
 	Real string `json:"real,omitempty"`
-	// Link is the text of the symlink, if Kind is one.
-	Link string `json:"link,omitempty"`
 	// RealKind is the kind of Real.
 	RealKind string `json:"realKind,omitempty"`
 	UID      int    `json:"uid"`

@@ -17,8 +17,7 @@ import (
 )
 
 // leaf is what a value of a document may be. The schema is made of the same
-// table: Enum, Match and Not are all that a schema can say, check is the rest
-// and the words for a person.
+// table: check is what no schema can say, and the words for a person.
 type leaf struct {
 	enum  []string
 	match *lazy // must match; written so that JSON Schema reads it alike

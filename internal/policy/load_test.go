@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -416,6 +417,11 @@ func TestPolicyFilesCantBeWritten(t *testing.T) {
 		s.write(s.File, text)
 		held(s.Workspace+"/settings.json", s.Managed)
 	}
+}
+
+func makeFifo(t *testing.T, path string) {
+	t.Helper()
+	must(t, syscall.Mkfifo(path, 0o600))
 }
 
 func must(t testing.TB, err error) {
