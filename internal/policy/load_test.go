@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cofferdam/internal/plan"
 )
 
 // site is a directory with a workspace and the files of all layers.
@@ -174,6 +176,62 @@ func TestPlaceIsNoPattern(t *testing.T) {
 		if r.Pattern != c.want || r.Glob != c.glob {
 			t.Errorf("%s: %s %v, want %s %v", c.text, r.Pattern, r.Glob, c.want, c.glob)
 		}
+	}
+}
+
+// Nothing that a file can say is read and then dropped.
+func TestEveryKeyArrives(t *testing.T) {
+	s := newSite(t)
+	s.write(s.UserFile, `{
+ "extends": ["ruby"], "boundary": "native",
+ "filesystem": {"allowRead": ["/ar"], "denyRead": ["/dr"], "allowWrite": ["/aw"], "denyWrite": ["/dw"], "allowGitConfig": true},
+ "credentials": {"files": [{"path": "/cf"}], "envVars": [{"name": "CV"}]},
+ "network": {"allowedDomains": ["a.example"], "deniedDomains": ["d.example"], "allowedCIDRs": ["10.0.0.0/8"]},
+ "environment": {"allow": ["A"], "deny": ["D"], "set": {"S": "1"}},
+ "workspace": {"mode": "live", "home": "ephemeral", "protect": ["p"], "unprotect": ["**/.vscode/"]},
+ "resources": {"timeout": "1m", "memory": "1MiB", "cpus": 2, "processes": 3, "openFiles": 4, "tempSize": "5MiB"},
+ "identity": {"allowRoot": true}
+}`)
+	e := s.load()
+	var got []string
+	add := func(o plan.Origin, text string, more ...any) {
+		if o.Layer == "user" {
+			got = append(got, o.Key+" "+text+fmt.Sprint(more...))
+		}
+	}
+	for _, r := range e.Paths {
+		add(r.Origin, string(r.Access)+" "+r.Pattern)
+	}
+	for _, r := range e.Env {
+		add(r.Origin, string(r.Action)+" "+r.Name+" "+r.Value)
+	}
+	for _, r := range e.Net {
+		add(r.Origin, r.Key+" "+r.Value)
+	}
+	for _, g := range e.Guards {
+		add(g.Origin, g.Pattern)
+	}
+	for _, l := range e.Limits {
+		add(l.Origin, l.Name+" "+l.Unit+" ", l.Value)
+	}
+	add(e.Boundary.Origin, e.Boundary.Value)
+	add(e.WorkspaceMode.Origin, e.WorkspaceMode.Value)
+	add(e.Home.Origin, e.Home.Value)
+	add(e.AllowRoot.Origin, "", e.AllowRoot.Value)
+	add(e.AllowGitConfig.Origin, "", e.AllowGitConfig.Value)
+	want := []string{
+		"boundary native", "credentials.envVars deny CV ", "credentials.files denyRead /cf", "environment.allow allow A ", "environment.deny deny D ",
+		"environment.set set S 1", "filesystem.allowGitConfig true", "filesystem.allowRead allowRead /ar", "filesystem.allowWrite allowWrite /aw",
+		"filesystem.denyRead denyRead /dr", "filesystem.denyWrite denyWrite /dw", "identity.allowRoot true", "network.allowedCIDRs allowedCIDRs 10.0.0.0/8",
+		"network.allowedDomains allowedDomains a.example", "network.deniedDomains deniedDomains d.example", "resources.cpus cpus millicpu 2000",
+		"resources.memory memory bytes 1048576", "resources.openFiles open-files count 4", "resources.processes processes count 3",
+		"resources.tempSize temp-size bytes 5242880", "resources.timeout time ms 60000", "workspace.home ephemeral", "workspace.mode live", "workspace.protect p",
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == "**/.vscode/" || g.Pattern == "**/.git/config" }) || !slices.Equal(e.Profiles, []string{"ruby"}) {
+		t.Errorf("unprotect, allowGitConfig or extends: %+v", e.Profiles)
 	}
 }
 
@@ -491,8 +549,17 @@ func TestExtends(t *testing.T) {
 		}
 		s.write(s.Workspace+"/.cofferdam/7.jsonc", "{}")
 		s.write(s.project(), `{"extends": ["./0.jsonc"]}`)
-		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than") {
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than 100 files") {
 			t.Errorf("%.200v", err)
+		}
+	})
+	t.Run("a link out of the project", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.dir+"/outside.jsonc", `{}`)
+		must(t, os.Symlink(s.dir+"/outside.jsonc", s.Workspace+"/.cofferdam/a.jsonc"))
+		s.write(s.project(), `{"extends": ["./a.jsonc"]}`)
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "extends") {
+			t.Errorf("%v", err)
 		}
 	})
 	t.Run("trust in one file is no trust in another", func(t *testing.T) {
