@@ -114,7 +114,8 @@ func Compile(text string) (Pattern, error) {
 	return p, nil
 }
 
-// MustCompile is Compile for patterns of the program itself.
+// MustCompile is Compile for the patterns of tests. Nothing that runs calls it: a
+// pattern comes from a file or a person, and a bad one is an error to be told.
 func MustCompile(text string) Pattern {
 	p, err := Compile(text)
 	if err != nil {

@@ -1,6 +1,9 @@
 package glob
 
 import (
+	"io/fs"
+	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -85,6 +88,25 @@ func TestCompileErrors(t *testing.T) {
 		if _, err := Compile(bad); err == nil {
 			t.Errorf("Compile(%q) took it", bad)
 		}
+	}
+}
+
+// A pattern of a stranger must not be able to end the program.
+func TestOnlyTestsPanic(t *testing.T) {
+	n := 0
+	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		n++
+		text, err := os.ReadFile(path)
+		if strings.Contains(string(text), "glob.MustCompile") {
+			t.Errorf("%s calls glob.MustCompile", path)
+		}
+		return err
+	})
+	if err != nil || n < 100 {
+		t.Errorf("%d files read: %v", n, err)
 	}
 }
 

@@ -48,14 +48,12 @@ type Path struct {
 	Kind string `json:"kind"` // KindAbsent and so on
 	// Real is the path with every symlink resolved; empty if absent.
 	Real string `json:"real,omitempty"`
-	// Link is the text of the symlink, if Kind is one.
-	Link string `json:"link,omitempty"`
 	// RealKind is the kind of Real.
 	RealKind string `json:"realKind,omitempty"`
 	UID      int    `json:"uid"`
 	Mode     uint32 `json:"mode"` // permission bits of Real
 	// Closed: the permissions of Real, which somebody else owns, let this user
-	// neither read nor enter it. Tried, not computed (access(2)).
+	// neither read, enter nor write it. Tried, not computed (access(2)).
 	Closed bool `json:"closed,omitempty"`
 }
 

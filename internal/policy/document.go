@@ -23,8 +23,8 @@ func (v Val[T]) MarshalJSON() ([]byte, error) { return json.Marshal(v.V) }
 //
 // To add a key: add a field with its comment (it is shown by editors), a json
 // tag, and an `is` tag that names its leaf in leaf.go; give it a meaning in
-// rules.go; say in narrow (trust.go) whether an untrusted project may use it;
-// add lines to testdata/document; run `go test ./internal/policy -run
+// rules.go, and say there with widening whether an untrusted project may use it;
+// add lines to testdata/parse.txtar; run `go test ./internal/policy -run
 // TestSchema -update`. To retire a key: move it to retired in decode.go with
 // the text that says what to write instead.
 type Document struct {

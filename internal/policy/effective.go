@@ -1,6 +1,7 @@
 // Package policy says what the person permits: the file format, the layers and
-// their trust, the imports from other tools, and "which rule decided". It is
-// pure but for the loader: nothing here looks at the machine or starts anything.
+// their trust, and the imports from other tools. It weighs no rule against another:
+// plan/compile does. Nothing here looks at the machine but for policy files, or
+// starts anything.
 package policy
 
 import "cofferdam/internal/plan"
@@ -83,8 +84,9 @@ type Setting[T any] struct {
 }
 
 // Effective is the policy after layers, profiles and imports: a flat list of
-// rules, each with its origin, and nothing unresolved. In each list a later
-// entry comes from a stronger layer.
+// rules, each with its origin, and nothing unresolved. In each list but that of
+// limits, which has one entry for each name, a later one comes from a stronger
+// layer.
 type Effective struct {
 	Paths  []PathRule  `json:"paths"`
 	Env    []EnvRule   `json:"env"`

@@ -104,12 +104,17 @@ func keysOf(t reflect.Type) map[string][]string {
 // errors, all reported at once, as Problems; so is a rule that can't be read.
 // What would weaken the boundary is reported and not applied.
 func Import(file string, data []byte) (doc *Document, kind string, findings []Finding, err error) {
+	return importAt(Place{}, file, data)
+}
+
+// importAt is Import for a run, where it is known where home and workspace are.
+func importAt(place Place, file string, data []byte) (doc *Document, kind string, findings []Finding, err error) {
 	t, err := parseTree(file, data)
 	if err != nil {
 		return nil, "", nil, err
 	}
 	kind = kindOf(&t.root)
-	im := &importer{decoder: decoder{tree: t}, doc: &Document{}, written: map[Pos]string{}}
+	im := &importer{decoder: decoder{tree: t}, place: place, doc: &Document{}, written: map[Pos]string{}}
 	switch kind {
 	case "claude":
 		im.claude()
@@ -132,6 +137,7 @@ func Import(file string, data []byte) (doc *Document, kind string, findings []Fi
 // importer reads a foreign file along tables of rules.
 type importer struct {
 	decoder
+	place    Place // zero if it is not known
 	doc      *Document
 	findings []Finding
 	wrong    int            // problems of values, beyond those that are listed too
@@ -601,7 +607,7 @@ func (im *importer) settle() {
 		kept := (*list.from)[:0:0]
 		for _, v := range *list.from {
 			i := slices.IndexFunc(im.absolute, func(a absolute) bool {
-				return (list.access == AllowWrite || a.access == DenyRead) && overlaps(a.path.V, v.V)
+				return (list.access == AllowWrite || a.access == DenyRead) && im.overlaps(a.path.V, v.V)
 			})
 			if i < 0 {
 				kept = append(kept, v)
@@ -619,7 +625,7 @@ func (im *importer) settle() {
 			im.findAt(v.Pos, im.written[v.Pos], Tightened, fmt.Sprintf("%s is denied in line %d, in the same words: deny wins here", quote(v.V), d.Pos.Line))
 		}
 		for _, v := range fs.AllowWrite {
-			if overlaps(d.V, v.V) && !samePath(d.V, v.V) {
+			if im.overlaps(d.V, v.V) && !samePath(d.V, v.V) {
 				im.findAt(v.Pos, im.written[v.Pos], Lossy, fmt.Sprintf("what can be written can be read here: %s can be read, though denyRead in line %d covers it", quote(v.V), d.Pos.Line))
 			}
 		}
@@ -646,6 +652,15 @@ func namesOf(text string) (start byte, names []string) {
 		return '~', glob.Split(path.Clean(above + "/" + text[1:]))
 	}
 	return '.', glob.Split(path.Clean(above + "/" + text))
+}
+
+// overlaps is the function of this name, for rules that begin at different places
+// too if it is known where these are.
+func (im *importer) overlaps(deny, allow string) bool {
+	if im.place == (Place{}) {
+		return overlaps(deny, allow)
+	}
+	return overlaps(im.place.pattern(deny), im.place.pattern(allow))
 }
 
 // overlaps says whether something that allow speaks of may be inside of deny.

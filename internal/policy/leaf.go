@@ -11,13 +11,13 @@ import (
 	"sync"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
 	"cofferdam/internal/glob"
 )
 
 // leaf is what a value of a document may be. The schema is made of the same
-// table: Enum, Match and Not are all that a schema can say, check is the rest
-// and the words for a person.
+// table: check is what no schema can say, and the words for a person.
 type leaf struct {
 	enum  []string
 	match *lazy // must match; written so that JSON Schema reads it alike
@@ -42,6 +42,8 @@ const (
 	v4Pattern    = `[0-9]{1,3}(\.[0-9]{1,3}){3}`
 	v6Pattern    = `[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*`
 	unitPattern  = `([bB]|[kKmMgGtT]([iI]?[bB])?)`
+	// "." and ".." with a "\": no name in any directory, and not cleaned away.
+	dotsPattern = `(^|/)(\\\.|\\?\.\\\.|\\\.\.)(/|$)`
 )
 
 // sharedSuffixes are names below which strangers have their hosts: a wildcard
@@ -97,8 +99,9 @@ func (l *lazy) String() string { return l.source() }
 // Patterns that the checks below use too; the checks can't name the table they
 // are in.
 var (
-	pathNot       = lazily(`^!|^~[^/]|^\$[A-Za-z_{]|(^|[^\\])\{[^}]*,[^}]*\}`)
-	guardNot      = lazily(`(^|/)\.\.?(/|$)|^\*\*/*$|(^|[^\\])\{[^}]*,[^}]*\}`)
+	pathNot       = lazily(`^!|^~[^/]|^\$[A-Za-z_{]|` + dotsPattern + `|(^|[^\\])\{[^}]*,[^}]*\}`)
+	dotsNot       = lazily(dotsPattern)
+	guardNot      = lazily(`(^|/)\\?\.(\\?\.)?(/|$)|^(\*\*/*)+$|(^|[^\\])\{[^}]*,[^}]*\}`)
 	envMatch      = lazily(`^[A-Za-z_][A-Za-z0-9_]*\*?$`)
 	envDenyMatch  = lazily(`^([A-Za-z_][A-Za-z0-9_]*\*?|\*)$`)
 	envNameMatch  = lazily(`^[A-Za-z_][A-Za-z0-9_]*$`)
@@ -154,6 +157,11 @@ var leaves = map[string]leaf{
 
 // checkString returns what is wrong with a string as this leaf, or "".
 func (l leaf) checkString(s string) (text, hint string) {
+	if strings.ContainsRune(s, utf8.RuneError) {
+		// What JSON makes of half a surrogate pair, and of a name on the command
+		// line that is not UTF-8: a rule would speak of another name.
+		return fmt.Sprintf("%s holds U+FFFD, which stands for what is no character", quote(s)), "in a path, ? matches any one character"
+	}
 	if l.enum != nil {
 		if slices.Contains(l.enum, s) {
 			return "", ""
@@ -231,6 +239,8 @@ func checkPath(s string) (text, hint string) {
 		return "another person's home is not looked up", "write the whole path, or ./" + s + " for a file of that name"
 	case pathNot.MatchString(s) && s[0] == '$':
 		return "variables are not expanded in paths", `write "~" for $HOME, or the whole path`
+	case dotsNot.MatchString(s):
+		return `nothing is called "." or ".."`, `without "\", they are this directory and the one above`
 	case pathNot.MatchString(s):
 		return "{a,b} is not expanded", `write one entry for each, or \{ for the character itself`
 	}

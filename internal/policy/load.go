@@ -30,7 +30,8 @@ const maxExtends = 8
 // else take longer than anybody waits, and a project's are a stranger's.
 const maxFiles = 100
 
-// Source says where the layers come from. All paths are absolute.
+// Source says where the layers come from. All paths are absolute; that there may be
+// no home is a thing of the machine, and refused.
 type Source struct {
 	Place
 	// File is --policy: it takes the place of the user's and the project's
@@ -56,6 +57,11 @@ type Source struct {
 // profiles, user file, project file, flags, managed file. All problems of all
 // files are reported at once, as Problems.
 func Load(s Source) (*Effective, error) {
+	if !filepath.IsAbs(s.Home) {
+		// "~/" would be "/".
+		return nil, Problems{{File: "policy", Text: "no home directory is known, so nothing that rules say of \"~\" has a meaning",
+			Hint: "set HOME to a directory of your own"}}
+	}
 	l := &loader{source: s, e: &Effective{}}
 	l.e.builtin(s.Place)
 	for _, p := range chooseProfiles(s) {
@@ -87,7 +93,7 @@ type loader struct {
 	source   Source
 	e        *Effective
 	problems Problems
-	files    int // parsed so far
+	files    []string // read so far
 }
 
 func (l *loader) fail(file string, err error) {
@@ -111,7 +117,8 @@ func (l *loader) named(file string) {
 		return
 	}
 	if kind := Foreign(data); kind != "" {
-		doc, _, findings, err := Import(file, data)
+		l.files = append(l.files, file)
+		doc, _, findings, err := importAt(l.source.Place, file, data)
 		if err != nil {
 			l.fail(file, err)
 			return
@@ -134,11 +141,8 @@ func (l *loader) optional(name, file string) {
 		return
 	}
 	data, err := readFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		// A symlink to nothing is a policy that somebody meant to be here.
-		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-			return
-		}
+	if errors.Is(err, fs.ErrNotExist) && nowhere(file) {
+		return
 	}
 	if err != nil {
 		l.fail(file, err)
@@ -147,16 +151,31 @@ func (l *loader) optional(name, file string) {
 	l.document(layer{name: name, file: file}, data, nil)
 }
 
+// nowhere says of a file that is not found whether it was meant not to be there. A
+// symlink to nothing, its own or one of a directory above it (of dotfiles, or of a
+// share that is not mounted), is a policy that somebody meant to be here.
+func nowhere(file string) bool {
+	for p := file; ; p = filepath.Dir(p) {
+		if _, err := os.Stat(p); err == nil {
+			return true // a directory without it
+		}
+		if _, err := os.Lstat(p); !errors.Is(err, fs.ErrNotExist) {
+			return false
+		}
+		if p == filepath.Dir(p) {
+			return false
+		}
+	}
+}
+
 // project reads the workspace's own file. It comes from whoever wrote the
 // repository, so it may only narrow until the person has trusted this very
 // content.
 func (l *loader) project() {
 	file := filepath.Join(l.source.Workspace, ProjectFile)
 	data, err := readBelow(l.source.Workspace, ProjectFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(file); errors.Is(err, fs.ErrNotExist) {
-			return
-		}
+	if errors.Is(err, fs.ErrNotExist) && nowhere(file) {
+		return
 	}
 	if err != nil {
 		l.fail(file, err)
@@ -168,8 +187,8 @@ func (l *loader) project() {
 
 // document parses a file and adds what it extends, then the file itself.
 func (l *loader) document(at layer, data []byte, above []string) {
-	if l.files++; l.files > maxFiles {
-		if l.files == maxFiles+1 {
+	if l.files = append(l.files, at.file); len(l.files) > maxFiles {
+		if len(l.files) == maxFiles+1 {
 			l.problems = append(l.problems, Problem{File: at.file, Text: fmt.Sprintf("more than %d files that extend one another", maxFiles)})
 		}
 		return
@@ -181,7 +200,7 @@ func (l *loader) document(at layer, data []byte, above []string) {
 	}
 	above = append(above, at.file)
 	for _, v := range doc.Extends {
-		if l.files > maxFiles {
+		if len(l.files) > maxFiles {
 			return
 		}
 		problem := func(text, hint string) {
@@ -190,7 +209,7 @@ func (l *loader) document(at layer, data []byte, above []string) {
 		if _, ok := profiles[v.V]; ok {
 			if at.narrow {
 				l.e.Warnings = append(l.e.Warnings, Warning{
-					Text: "extends " + v.V + " is left out: the project's policy is not trusted", Hint: "read the file, then: cofferdam policy trust",
+					Text: "extends " + v.V + " is left out: the project's policy is not trusted", Hint: at.trustHint(l.source.Place),
 					Origin: at.origin("extends", v.Pos),
 				})
 				continue
@@ -250,10 +269,24 @@ func (l *loader) document(at layer, data []byte, above []string) {
 // finish does what needs all layers.
 func (l *loader) finish() {
 	e := l.e
-	if e.AllowGitConfig.Value {
+	switch {
+	case e.AllowGitConfig.Value:
 		for _, p := range gitConfigGuards {
 			e.unprotect(p)
 		}
+	case e.AllowGitConfig.Origin.Layer == managedLayer:
+		// An organisation's no is one to workspace.unprotect, too.
+		for _, p := range gitConfigGuards {
+			e.Guards = append(e.Guards, GuardRule{p, "git runs programs that it names", e.AllowGitConfig.Origin, e.sources})
+		}
+	}
+	// A policy can lie in the workspace, or in what a rule lets be written. The
+	// strongest source: whatever opens the file itself does not open it.
+	e.sources++
+	slices.Sort(l.files)
+	for _, file := range slices.Compact(l.files) {
+		file = filepath.Clean(file)
+		e.path(PathRule{Access: DenyWrite, Pattern: file, Text: file, Reason: "who writes a policy decides what the next run may do", Optional: true, Origin: builtinOrigin("policy files")})
 	}
 }
 

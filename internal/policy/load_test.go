@@ -7,7 +7,10 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+
+	"cofferdam/internal/plan"
 )
 
 // site is a directory with a workspace and the files of all layers.
@@ -156,6 +159,122 @@ func TestCPUsAreNotRoundedDown(t *testing.T) {
 	}
 }
 
+// What the directories above are called is no pattern, whatever is in the name.
+func TestPlaceIsNoPattern(t *testing.T) {
+	for _, c := range []struct {
+		text, want string
+		glob       bool
+	}{
+		{".", `/h*/[p]\`, false},
+		{"secret", `/h*/[p]\/secret`, false},
+		{"~/.ssh", `/h*/.ssh`, false},
+		{`\[id]/x`, `/h*/[p]\/[id]/x`, false},
+		{"~/*.key", `/h\*/*.key`, true},
+		{"**/.env", `/h\*/\[p]\\/**/.env`, true},
+	} {
+		r := Place{Home: "/h*", Workspace: `/h*/[p]\`}.resolve(DenyRead, c.text, builtinOrigin(""))
+		if r.Pattern != c.want || r.Glob != c.glob {
+			t.Errorf("%s: %s %v, want %s %v", c.text, r.Pattern, r.Glob, c.want, c.glob)
+		}
+	}
+}
+
+// Nothing that a file can say is read and then dropped.
+func TestEveryKeyArrives(t *testing.T) {
+	s := newSite(t)
+	s.write(s.UserFile, `{
+ "extends": ["ruby"], "boundary": "native",
+ "filesystem": {"allowRead": ["/ar"], "denyRead": ["/dr"], "allowWrite": ["/aw"], "denyWrite": ["/dw"], "allowGitConfig": true},
+ "credentials": {"files": [{"path": "/cf"}], "envVars": [{"name": "CV"}]},
+ "network": {"allowedDomains": ["a.example"], "deniedDomains": ["d.example"], "allowedCIDRs": ["10.0.0.0/8"]},
+ "environment": {"allow": ["A"], "deny": ["D"], "set": {"S": "1"}},
+ "workspace": {"mode": "live", "home": "ephemeral", "protect": ["p"], "unprotect": ["**/.vscode/"]},
+ "resources": {"timeout": "1m", "memory": "1MiB", "cpus": 2, "processes": 3, "openFiles": 4, "tempSize": "5MiB"},
+ "identity": {"allowRoot": true}
+}`)
+	e := s.load()
+	var got []string
+	add := func(o plan.Origin, text string, more ...any) {
+		if o.Layer == "user" {
+			got = append(got, o.Key+" "+text+fmt.Sprint(more...))
+		}
+	}
+	for _, r := range e.Paths {
+		add(r.Origin, string(r.Access)+" "+r.Pattern)
+	}
+	for _, r := range e.Env {
+		add(r.Origin, string(r.Action)+" "+r.Name+" "+r.Value)
+	}
+	for _, r := range e.Net {
+		add(r.Origin, r.Key+" "+r.Value)
+	}
+	for _, g := range e.Guards {
+		add(g.Origin, g.Pattern)
+	}
+	for _, l := range e.Limits {
+		add(l.Origin, l.Name+" "+l.Unit+" ", l.Value)
+	}
+	add(e.Boundary.Origin, e.Boundary.Value)
+	add(e.WorkspaceMode.Origin, e.WorkspaceMode.Value)
+	add(e.Home.Origin, e.Home.Value)
+	add(e.AllowRoot.Origin, "", e.AllowRoot.Value)
+	add(e.AllowGitConfig.Origin, "", e.AllowGitConfig.Value)
+	want := []string{
+		"boundary native", "credentials.envVars deny CV ", "credentials.files denyRead /cf", "environment.allow allow A ", "environment.deny deny D ",
+		"environment.set set S 1", "filesystem.allowGitConfig true", "filesystem.allowRead allowRead /ar", "filesystem.allowWrite allowWrite /aw",
+		"filesystem.denyRead denyRead /dr", "filesystem.denyWrite denyWrite /dw", "identity.allowRoot true", "network.allowedCIDRs allowedCIDRs 10.0.0.0/8",
+		"network.allowedDomains allowedDomains a.example", "network.deniedDomains deniedDomains d.example", "resources.cpus cpus millicpu 2000",
+		"resources.memory memory bytes 1048576", "resources.openFiles open-files count 4", "resources.processes processes count 3",
+		"resources.tempSize temp-size bytes 5242880", "resources.timeout time ms 60000", "workspace.home ephemeral", "workspace.mode live", "workspace.protect p",
+	}
+	if slices.Sort(got); !slices.Equal(got, want) {
+		t.Errorf("%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == "**/.vscode/" || g.Pattern == "**/.git/config" }) || !slices.Equal(e.Profiles, []string{"ruby"}) {
+		t.Errorf("unprotect, allowGitConfig or extends: %+v", e.Profiles)
+	}
+}
+
+// Without a home "~/" is "/": an allowance would open the whole machine, and a denial
+// be one of something else.
+func TestNoHomeIsAnError(t *testing.T) {
+	for _, home := range []string{"", "."} {
+		s := newSite(t)
+		s.Home = home
+		s.write(s.UserFile, `{"filesystem": {"allowRead": ["~/"]}}`)
+		if e, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "HOME") {
+			t.Errorf("%q: %v %v", home, err, said(e, "/"))
+		}
+	}
+}
+
+// In the tools whose settings these are, a denial like these wins over every
+// allowance, in whatever way the two paths are written.
+func TestImportedDenialsHoldHoweverWritten(t *testing.T) {
+	s := newSite(t)
+	s.File = s.dir + "/settings.json"
+	for _, c := range []struct{ deny, allow string }{
+		{s.Home + "/.aws", "~/.aws/config"},
+		{"~/.aws", s.Home + "/.aws/config"},
+		{"./keys", "~/project/keys/x"},
+		{"~/project/keys", "./keys/x"},
+		{s.Workspace + "/k*", "keys/x"},
+	} {
+		s.write(s.File, fmt.Sprintf(`{"sandbox": {"credentials": {"files": [{"path": %q, "mode": "deny"}]}, "filesystem": {"allowRead": [%q, "./other"]}}}`, c.deny, c.allow))
+		e := s.load()
+		var open []string
+		for _, r := range e.Paths {
+			if r.Access == AllowRead && r.Origin.Layer == "import:claude" {
+				open = append(open, r.Text)
+			}
+		}
+		told := slices.ContainsFunc(e.Warnings, func(w Warning) bool { return strings.Contains(w.Text, "is left out") })
+		if !slices.Equal(open, []string{"./other"}) || !told {
+			t.Errorf("%+v: open are %v, %+v", c, open, e.Warnings)
+		}
+	}
+}
+
 // A project's file that is not trusted says nothing that opens something, and each
 // thing that is left out is told with its place.
 func TestUntrustedProject(t *testing.T) {
@@ -203,7 +322,7 @@ func TestUntrustedProject(t *testing.T) {
 	}
 	var keys []string
 	for _, w := range e.Warnings {
-		if w.Origin.Layer != "project" || w.Origin.Line == 0 || w.Hint == "" {
+		if w.Origin.Layer != "project" || w.Origin.Line == 0 || !strings.HasSuffix(w.Hint, "cofferdam policy trust") {
 			t.Errorf("%+v", w)
 		}
 		keys = append(keys, w.Origin.Key)
@@ -229,6 +348,13 @@ func TestManagedChoicesAreLast(t *testing.T) {
 	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" {
 		t.Errorf("%+v %+v %+v", e.AllowGitConfig, e.AllowRoot, e.Home)
 	}
+	s.write(s.Managed, `{"filesystem": {"allowGitConfig": false}}`)
+	s.Flags, _ = Parse("flags", []byte(`{"workspace": {"unprotect": ["**/.git/config"]}}`))
+	e = s.load()
+	if !slices.ContainsFunc(e.Guards, func(g GuardRule) bool { return g.Pattern == "**/.git/config" && g.Origin.Layer == "managed" }) {
+		t.Error("unprotect does what the organisation does not let allowGitConfig do")
+	}
+	s.Flags, _ = Parse("flags", []byte(`{"filesystem": {"allowGitConfig": true}, "workspace": {"unprotect": ["x"]}}`))
 	s.write(s.Managed, `{"workspace": {"protect": ["x", "**/.git/config"]}}`)
 	e = s.load()
 	for _, p := range []string{"x", "**/.git/config"} {
@@ -284,6 +410,26 @@ func TestNoLayerFileIsPassedOver(t *testing.T) {
 			t.Error("a project's file outside the project is read")
 		}
 	})
+	for layer, file := range map[string]func(*site) string{
+		"user":    func(s *site) string { s.UserFile = s.dir + "/config/cofferdam/policy.jsonc"; return s.dir + "/config" },
+		"project": func(s *site) string { return filepath.Dir(s.project()) },
+		"managed": func(s *site) string { s.Managed = s.dir + "/etc/managed.jsonc"; return s.dir + "/etc" },
+	} {
+		t.Run(layer+"/dangling directory", func(t *testing.T) {
+			s := newSite(t)
+			dir := file(s)
+			os.Remove(dir)
+			s.load() // no directory is no policy
+			must(t, os.Symlink(s.dir+"/unmounted", dir))
+			if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), dir) {
+				t.Errorf("a policy behind %s is passed over: %v", dir, err)
+			}
+			must(t, os.Mkdir(s.dir+"/unmounted", 0o700))
+			if layer != "project" { // whose link leads out
+				s.load()
+			}
+		})
+	}
 	t.Run("all at once", func(t *testing.T) {
 		s := newSite(t)
 		for _, f := range []string{s.UserFile, s.project(), s.Managed} {
@@ -295,6 +441,45 @@ func TestNoLayerFileIsPassedOver(t *testing.T) {
 			t.Errorf("%d problems: %v", n+1, err)
 		}
 	})
+}
+
+// Whoever could write a policy inside would have all that it likes in the next run.
+func TestPolicyFilesCantBeWritten(t *testing.T) {
+	s := newSite(t)
+	mine := s.Workspace + "/mine.jsonc"
+	s.write(s.Workspace+"/base.jsonc", `{}`)
+	s.write(s.UserFile, fmt.Sprintf(`{"extends": [%q], "filesystem": {"allowWrite": ["~", %[1]q]}}`, mine))
+	s.write(mine, `{"filesystem": {"allowWrite": ["./mine.jsonc"]}}`)
+	s.write(s.project(), `{"extends": ["../base.jsonc"]}`)
+	s.write(s.Managed, `{}`)
+	held := func(files ...string) {
+		t.Helper()
+		e := s.load()
+		for _, f := range files {
+			i := slices.IndexFunc(e.Paths, func(r PathRule) bool { return r.Pattern == f && r.Access == DenyWrite && !r.Glob })
+			if i < 0 {
+				t.Errorf("%s can be written", f)
+				continue
+			}
+			for _, r := range e.Paths {
+				if r.Pattern == f && r.Strength >= e.Paths[i].Strength && r.Access == AllowWrite {
+					t.Errorf("%s is opened by %+v", f, r)
+				}
+			}
+		}
+	}
+	held(s.UserFile, mine, s.project(), s.Workspace+"/base.jsonc", s.Managed)
+	s.File = s.Workspace + "/x/../settings.json"
+	must(t, os.Mkdir(s.Workspace+"/x", 0o700))
+	for _, text := range []string{`{}`, `{"sandbox": {}}`} {
+		s.write(s.File, text)
+		held(s.Workspace+"/settings.json", s.Managed)
+	}
+}
+
+func makeFifo(t *testing.T, path string) {
+	t.Helper()
+	must(t, syscall.Mkfifo(path, 0o600))
 }
 
 func must(t testing.TB, err error) {
@@ -364,8 +549,17 @@ func TestExtends(t *testing.T) {
 		}
 		s.write(s.Workspace+"/.cofferdam/7.jsonc", "{}")
 		s.write(s.project(), `{"extends": ["./0.jsonc"]}`)
-		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than") {
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "more than 100 files") {
 			t.Errorf("%.200v", err)
+		}
+	})
+	t.Run("a link out of the project", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.dir+"/outside.jsonc", `{}`)
+		must(t, os.Symlink(s.dir+"/outside.jsonc", s.Workspace+"/.cofferdam/a.jsonc"))
+		s.write(s.project(), `{"extends": ["./a.jsonc"]}`)
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "extends") {
+			t.Errorf("%v", err)
 		}
 	})
 	t.Run("trust in one file is no trust in another", func(t *testing.T) {
@@ -374,7 +568,7 @@ func TestExtends(t *testing.T) {
 		s.write(s.Workspace+"/.cofferdam/a.jsonc", `{"filesystem": {"allowRead": ["/a"]}}`)
 		s.Trusted = func(path string, _ []byte) bool { return path == s.project() }
 		e := s.load()
-		if len(said(e, "/p")) != 1 || len(said(e, "/a")) != 0 || len(e.Warnings) != 1 {
+		if len(said(e, "/p")) != 1 || len(said(e, "/a")) != 0 || len(e.Warnings) != 1 || !strings.Contains(e.Warnings[0].Hint, "only .cofferdam/policy.jsonc can be trusted") {
 			t.Errorf("%v %v %+v", said(e, "/p"), said(e, "/a"), e.Warnings)
 		}
 	})

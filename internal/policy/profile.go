@@ -27,8 +27,8 @@ type profile struct {
 	seed    []Seed
 }
 
-// profiles is the table of all of them. To add one: a line here; tests check that
-// it loads, docs/profiles.md is made of it.
+// profiles is the table of all of them. To add one: a line here, and one in
+// README.md if it is an agent.
 var profiles = map[string]profile{
 	"claude": {
 		agent: true,

@@ -19,12 +19,14 @@ type Place struct {
 // starts at the workspace.
 func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
 	r := PathRule{Access: access, Text: text, Origin: o}
+	// All of it is a pattern from here on: what home and workspace are called is
+	// not meant as one.
 	full := text
 	switch {
 	case text == "~" || strings.HasPrefix(text, "~/"):
-		full = escapeBase(p.Home, text) + text[1:]
+		full = glob.Escape(p.Home) + text[1:]
 	case !filepath.IsAbs(text):
-		full = escapeBase(p.Workspace, text) + "/" + text
+		full = glob.Escape(p.Workspace) + "/" + text
 	}
 	full = filepath.Clean(full)
 	if glob.HasMeta(full) {
@@ -41,12 +43,13 @@ func (p Place) resolve(access Access, text string, o plan.Origin) PathRule {
 	return r
 }
 
-// escapeBase makes a directory literal where the rest is a pattern.
-func escapeBase(dir, rest string) string {
-	if glob.HasMeta(rest) {
-		return glob.Escape(dir)
+// pattern is the absolute pattern of a path as written.
+func (p Place) pattern(text string) string {
+	r := p.resolve("", text, plan.Origin{})
+	if r.Glob {
+		return r.Pattern
 	}
-	return dir
+	return glob.Escape(r.Pattern)
 }
 
 // layer is one source of rules: a document with its place in the order.
@@ -62,6 +65,15 @@ func (l layer) origin(key string, pos Pos) plan.Origin {
 	return plan.Origin{Layer: l.name, File: l.file, Line: pos.Line, Key: key}
 }
 
+// trustHint is what to do about a layer that is not trusted. Trust is in one file
+// of a project, not in what that file extends.
+func (l layer) trustHint(p Place) string {
+	if l.file == filepath.Join(p.Workspace, ProjectFile) {
+		return "read the file, then: cofferdam policy trust"
+	}
+	return "only " + ProjectFile + " can be trusted: write it there, or into your own policy"
+}
+
 // add appends the rules of one layer to the effective policy. What an untrusted
 // layer may not say is left out, with a warning.
 func (e *Effective) add(l layer, place Place) {
@@ -71,7 +83,7 @@ func (e *Effective) add(l layer, place Place) {
 		if l.narrow {
 			e.Warnings = append(e.Warnings, Warning{
 				Text:   key + " " + text + " is left out: the project's policy is not trusted, so it can only take rights away",
-				Hint:   "read the file, then: cofferdam policy trust",
+				Hint:   l.trustHint(place),
 				Origin: l.origin(key, pos),
 			})
 		}

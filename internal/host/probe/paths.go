@@ -45,13 +45,13 @@ func look(path string) host.Path {
 	return out
 }
 
-// closed tries whether a path of somebody else can be read or entered. Access
-// lists and groups are the kernel's to weigh.
+// closed tries whether a path of somebody else can be read, entered or written.
+// Access lists and groups are the kernel's to weigh.
 func closed(path string, st unix.Stat_t) bool {
-	if int(st.Uid) == os.Getuid() || st.Mode&0o5 != 0 {
+	if int(st.Uid) == os.Getuid() || st.Mode&0o7 != 0 {
 		return false
 	}
-	for _, how := range []uint32{unix.R_OK, unix.X_OK} {
+	for _, how := range []uint32{unix.R_OK, unix.W_OK, unix.X_OK} {
 		if err := unix.Access(path, how); err != unix.EACCES {
 			return false
 		}

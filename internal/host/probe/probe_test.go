@@ -233,6 +233,53 @@ func TestPathsForbidden(t *testing.T) {
 	}
 }
 
+// Only what can neither be read, entered nor written is closed: what a denial names
+// and is closed gets no mask.
+func TestClosed(t *testing.T) {
+	if os.Getuid() != 0 {
+		testenv.Skip(t, testenv.Root, "files of somebody else are under test")
+	}
+	dir := t.TempDir()
+	for d := dir; d != "/tmp" && d != "/"; d = filepath.Dir(d) {
+		os.Chmod(d, 0o755)
+	}
+	tests := map[string]bool{} // "mode in octal, f or d" -> closed
+	for _, kind := range []string{"f", "d"} {
+		for mode, want := range map[uint32]bool{0o700: true, 0o770: true, 0o704: false, 0o701: false, 0o702: false, 0o706: false, 0: true} {
+			name := fmt.Sprintf("%03o%s", mode, kind)
+			tests[name] = want
+			if kind == "d" {
+				os.Mkdir(dir+"/"+name, 0o700)
+			} else {
+				os.WriteFile(dir+"/"+name, nil, 0o600)
+			}
+			os.Chmod(dir+"/"+name, os.FileMode(mode))
+		}
+	}
+	got := map[string]host.Path{}
+	done := make(chan struct{})
+	go func() { // a thread without rights, thrown away afterwards
+		defer close(done)
+		runtime.LockOSThread()
+		// The groups before: they are checked too.
+		for _, call := range [][]uintptr{{unix.SYS_SETGROUPS, 0, 0, 0}, {unix.SYS_SETRESGID, 12345, 12345, 12345}, {unix.SYS_SETRESUID, 12345, 12345, 12345}} {
+			if _, _, errno := syscall.RawSyscall(call[0], call[1], call[2], call[3]); errno != 0 {
+				t.Error(errno)
+				return
+			}
+		}
+		for name := range tests {
+			got[name] = look(dir + "/" + name)
+		}
+	}()
+	<-done
+	for name, want := range tests {
+		if got[name].Closed != want || got[name].Real == "" {
+			t.Errorf("%s: %+v", name, got[name])
+		}
+	}
+}
+
 func TestQuick(t *testing.T) {
 	f := Quick(os.Getenv("HOME"))
 	if f.Kernel == "" || f.CPUs < 1 || f.MemoryBytes < 1<<20 || f.User == "" || f.UID != os.Getuid() || f.Arch != runtime.GOARCH {

@@ -250,6 +250,3 @@ profile cofferdam EXE flags=(unconfined) {
   include if exists <local/cofferdam>
 }
 `
-
-// AppArmorProfile is the profile for a program at exe, for packages to ship.
-func AppArmorProfile(exe string) string { return strings.ReplaceAll(appArmorProfile, "EXE", exe) }
