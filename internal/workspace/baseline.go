@@ -166,6 +166,7 @@ type looker struct {
 	gitRef int   // the guard that speaks of .git, for reports
 	// base is nil while the baseline itself is taken.
 	base *Baseline
+	buf  []byte // for sum; made by the first one
 }
 
 // sweepMatches is the limit of matches in a sweep. It is far over that of a
@@ -577,8 +578,11 @@ func (l *looker) sum(e *Entry, keep bool) {
 		if now := entryOf(string(e.Path), st); now.Ino != e.Ino || now.Dev != e.Dev {
 			return
 		}
+		if l.buf == nil {
+			l.buf = make([]byte, 32<<10)
+		}
 		var content bytes.Buffer
-		n, err := io.Copy(io.MultiWriter(h, &head{&content}), io.LimitReader(f, hashLimit+1))
+		n, err := io.CopyBuffer(io.MultiWriter(h, &head{&content}), io.LimitReader(f, hashLimit+1), l.buf)
 		if err != nil || n > hashLimit {
 			return
 		}
