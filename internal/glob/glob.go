@@ -133,7 +133,10 @@ func compileName(text string) (name, error) {
 	if text == "**" {
 		return name{kind: kindDeep}, nil
 	}
-	n := name{kind: kindTokens, text: text}
+	if !HasMeta(text) {
+		return name{kind: kindLiteral, text: text}, nil
+	}
+	n := name{kind: kindTokens, text: text, parts: make([]token, 0, len(text))}
 	var literal strings.Builder
 	plain := true
 	for i := 0; i < len(text); {

@@ -363,15 +363,11 @@ func (x *Session) Close() error {
 // Write stores v as the file name, which must be one of this package's
 // constants. It is there whole or not at all.
 func (x *Session) Write(name string, v any) error {
-	data, err := encode(v)
-	if err != nil {
-		return err
-	}
 	temp := name + ".new"
-	err = create(x.root, temp, data)
+	err := create(x.root, temp, v)
 	if errors.Is(err, fs.ErrExist) { // of a save that failed half-way
 		if err = x.root.Remove(temp); err == nil {
-			err = create(x.root, temp, data)
+			err = create(x.root, temp, v)
 		}
 	}
 	if err != nil {
@@ -382,24 +378,18 @@ func (x *Session) Write(name string, v any) error {
 
 func (x *Session) save() error { return x.Write(stateFile, x.state) }
 
-func encode(v any) ([]byte, error) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	err := enc.Encode(v)
-	return b.Bytes(), err
-}
-
-func create(root *os.Root, name string, data []byte) error {
+// create makes a file that holds v as JSON, or nothing if v is nil.
+func create(root *os.Root, name string, v any) error {
 	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = f.Write(data)
-	if e := f.Close(); err == nil {
-		err = e
+	if v != nil {
+		enc := json.NewEncoder(f)
+		enc.SetEscapeHTML(false)
+		err = enc.Encode(v)
 	}
-	return err
+	return errors.Join(err, f.Close())
 }
 
 // decode reads a stored file strictly: bounded, regular, one value, no unknown

@@ -213,6 +213,7 @@ type looker struct {
 	base *Baseline
 	// unusual: look for that too.
 	unusual bool
+	buf     []byte // for sum; made by the first one
 }
 
 // clockTick is how far the clock of inodes may be behind: it goes by timer ticks.
@@ -659,8 +660,11 @@ func (l *looker) sum(e *Entry, keep int) {
 		if now := entryOf(string(e.Path), st); now.Ino != e.Ino || now.Dev != e.Dev {
 			return
 		}
+		if l.buf == nil {
+			l.buf = make([]byte, 32<<10)
+		}
 		var content bytes.Buffer
-		n, err := io.Copy(io.MultiWriter(h, &head{&content, keep}), io.LimitReader(f, hashLimit+1))
+		n, err := io.CopyBuffer(io.MultiWriter(h, &head{&content, keep}), io.LimitReader(f, hashLimit+1), l.buf)
 		if err != nil || n > hashLimit {
 			return
 		}

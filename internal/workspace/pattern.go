@@ -1,6 +1,7 @@
 package workspace
 
 import (
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,12 +195,10 @@ func parse(text string) (c compiled, absolute bool, err error) {
 
 // closure adds what "**" may skip.
 func (m *matcher) closure(in []place) []place {
-	var out []place
+	out := make([]place, 0, 2*len(in))
 	for _, p := range in {
 		for {
-			if !slices.Contains(out, p) {
-				out = append(out, p)
-			}
+			out = append(out, p)
 			s := m.pats[p.p].steps
 			if p.at >= len(s) || !s[p.at].any {
 				break
@@ -213,7 +212,7 @@ func (m *matcher) closure(in []place) []place {
 		}
 		return a.at - b.at
 	})
-	return out
+	return slices.Compact(out)
 }
 
 // ends says whether a pattern has been matched to its end.
@@ -246,15 +245,15 @@ func (m *matcher) advance(from []place, name string) []place {
 
 // state finds or makes the state of these places.
 func (m *matcher) state(places []place) *state {
-	var key strings.Builder
+	key := make([]byte, 0, 4*len(places))
 	for _, p := range places {
-		fmt.Fprintf(&key, "%d.%d ", p.p, p.at)
+		key = binary.AppendUvarint(binary.AppendUvarint(key, uint64(p.p)), uint64(p.at))
 	}
-	if s := m.states[key.String()]; s != nil {
+	if s := m.states[string(key)]; s != nil {
 		return s
 	}
 	s := &state{places: places, literal: map[string]*hit{}, next: map[string]*state{}}
-	m.states[key.String()] = s
+	m.states[string(key)] = s
 	// What "**" carries on, whatever the name is.
 	var stay []place
 	lit := func(name string) *hit {
