@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/fusemask"
@@ -22,6 +24,9 @@ import (
 
 // Boundary is the native boundary.
 type Boundary struct {
+	// SetupLimit is how long the system calls of a start may take, without
+	// what Streams.Ready takes; 0 is a minute.
+	SetupLimit time.Duration
 	// Remedy turns a failed operation into what the person can do; it may be
 	// nil. (host/probe knows, which a backend does not import.)
 	Remedy func(stage, object string, errno syscall.Errno) string
@@ -42,7 +47,7 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 		return nil, err
 	}
 	r := &running{plan: p, denied: serial(denied), group: group, inner: true}
-	err = r.start(s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd) })
+	err = r.start(ctx, b.limit(), s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd) })
 	if err != nil {
 		group.remove()
 		return nil, b.explain(err)
@@ -63,12 +68,20 @@ func (b Boundary) Enter(ctx context.Context, p *plan.Plan, namespaces []*os.File
 		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(namespaces), len(slots))
 	}
 	r := &running{plan: p, denied: serial(denied)}
-	err := r.start(s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
+	err := r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
 	runtime.KeepAlive(namespaces)
 	if err != nil {
 		return nil, b.explain(err)
 	}
 	return r, nil
+}
+
+// limit is long enough for file systems that have to be mounted or woken first.
+func (b Boundary) limit() time.Duration {
+	if b.SetupLimit > 0 {
+		return b.SetupLimit
+	}
+	return time.Minute
 }
 
 // explain turns what a child reported into the errors of the contract.
@@ -81,7 +94,10 @@ func (b Boundary) explain(err error) error {
 		return &boundary.ExecError{Program: f.Call.Object, Errno: f.Errno}
 	}
 	e := &boundary.SetupError{Stage: f.Call.Stage, Op: strings.TrimSpace(f.Call.Verb + " " + f.Call.Object), Errno: f.Errno}
-	if b.Remedy != nil {
+	switch {
+	case e.Errno == syscall.ETIMEDOUT:
+		e.Remedy = "a path of the policy is perhaps on a file system that does not answer (network, FUSE): see that it does, or leave the path out"
+	case b.Remedy != nil:
 		e.Remedy = b.Remedy(e.Stage, e.Op, e.Errno)
 	}
 	return e
@@ -131,7 +147,7 @@ func pipe() (r, w int, err error) {
 	return p[0], p[1], nil
 }
 
-func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
+func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
 	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
 	var mine, theirs []int
 	defer func() {
@@ -166,6 +182,10 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	if err != nil {
 		return err
 	}
+	// No thread of the launcher waits in a read of this one.
+	if err := syscall.SetNonblock(errs, true); err != nil {
+		return fmt.Errorf("pipe: %w", err)
+	}
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
@@ -190,45 +210,76 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	received := make(chan error, 1)
 	go func() { received <- r.receive(channel) }()
 
-	r.pid, err = stage.Start(prog, flags, r.group.directory())
+	setup, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	mine = slices.DeleteFunc(mine, func(n int) bool { return n == errs })
+	r.pid, err = stage.Start(setup, prog, flags, r.group.directory(), os.NewFile(uintptr(errs), "errors"))
 	runtime.KeepAlive(s)
 	// The child has its copies; ours must go, or end of file never comes.
 	for _, n := range theirs {
 		syscall.Close(n)
 	}
 	theirs = nil
-	if err != nil {
+	if r.pid == 0 {
 		<-received
 		return err
 	}
 	mine = nil
 	r.status = os.NewFile(uintptr(status), "status")
 	r.lifeline = os.NewFile(uintptr(lifeline), "lifeline")
-	errors := os.NewFile(uintptr(errs), "errors")
-	defer errors.Close()
 
-	// Pid 1 has left our memory, or it is dead; the command may go on.
+	// Pid 1 has left our memory, or it is dead; only then the command may go on.
 	g := os.NewFile(uintptr(gate), "gate")
-	err = r.group.attach(r.pid)
-	if err == nil && s.Ready != nil {
-		err = s.Ready()
-	}
-	if err == nil {
-		_, _ = g.Write([]byte{1}) // a dead child is reported below
+	begun := err == nil && prog.Begun()
+	if begun {
+		err = r.group.attach(r.pid)
+		if err == nil && s.Ready != nil {
+			err = s.Ready()
+		}
+		if err == nil {
+			_, _ = g.Write([]byte{1}) // a dead child is reported below
+		}
 	}
 	g.Close()
-	result := prog.Result(errors)
+	ready, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if !begun {
+		ready = setup // it is late already, or dead
+	}
+	result := prog.Result(ready)
+	if result == nil && !begun {
+		result = stage.ErrDied
+	}
+	stuck := errors.Is(result, stage.ErrStuck)
+	if stuck {
+		// It holds the other end of the channel.
+		_ = control(channel, func(fd int) error { return syscall.Shutdown(fd, syscall.SHUT_RDWR) })
+	}
 	if rerr := <-received; result == nil {
 		result = rerr
 	}
-	if err != nil {
+	if err != nil && !stuck {
 		result = err
 	}
-	if result != nil {
+	switch {
+	case stuck:
+		go r.abandon()
+	case result != nil:
 		r.abandon()
-		return result
 	}
-	return nil
+	return result
+}
+
+// control does something to the descriptor of a file that another goroutine may
+// close meanwhile.
+func control(f *os.File, do func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		if cerr := raw.Control(func(fd uintptr) { err = do(int(fd)) }); err == nil {
+			err = cerr
+		}
+	}
+	return err
 }
 
 // noDirectory refuses a directory as a standard stream: through it all of the
