@@ -55,21 +55,26 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 	return r, nil
 }
 
-// Enter starts one more command in a running boundary: namespaces are what
-// Running.Enter of its owner handed out. p is the plan of the boundary with the new
+// Enter starts one more command in a running boundary: files are what Running.Enter
+// of its owner handed out. p is the plan of the boundary with the new
 // Command, Program, Dir and Environment. The command gets the same locks. It does
 // not end with the boundary's own command but with the boundary.
-func (b Boundary) Enter(ctx context.Context, p *plan.Plan, namespaces []*os.File, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
+func (b Boundary) Enter(ctx context.Context, p *plan.Plan, files []*os.File, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	slots := process.NamespaceSlots()
-	if len(namespaces) != len(slots) {
-		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(namespaces), len(slots))
+	if len(files) < len(slots) {
+		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(files), len(slots))
 	}
-	r := &running{plan: p, denied: serial(denied)}
-	err := r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
-	runtime.KeepAlive(namespaces)
+	namespaces := files[:len(slots)]
+	group, err := enteredGroup(p, files[len(slots):])
+	if err != nil {
+		return nil, err
+	}
+	r := &running{plan: p, denied: serial(denied), group: group}
+	err = r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
+	runtime.KeepAlive(files)
 	if err != nil {
 		return nil, b.explain(err)
 	}
@@ -286,11 +291,16 @@ func control(f *os.File, do func(fd int) error) error {
 // host's files can be opened ("/proc/self/fd/0/..", openat(2)), whatever is mounted.
 func noDirectory(s boundary.Streams) error {
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
-		if st, err := f.Stat(); err != nil || !st.IsDir() {
+		op := "pass standard " + [...]string{"input", "output", "error"}[i]
+		st, err := f.Stat()
+		if err != nil { // closed, perhaps: see what a shell makes of <&-
+			return &boundary.SetupError{Stage: "descriptors", Op: op, Errno: syscall.EBADF, Remedy: "redirect it to a file, or to /dev/null"}
+		}
+		if !st.IsDir() {
 			continue
 		}
 		return &boundary.SetupError{
-			Stage: "descriptors", Op: "pass standard " + [...]string{"input", "output", "error"}[i], Errno: syscall.EISDIR,
+			Stage: "descriptors", Op: op, Errno: syscall.EISDIR,
 			Remedy: "redirect it to a file, or to /dev/null: through a directory everything outside can be opened",
 		}
 	}
@@ -489,14 +499,18 @@ func (r *running) release() {
 	r.group.remove()
 }
 
-// Enter implements boundary.Running: duplicates of the namespaces, for the
-// caller to close.
+// Enter implements boundary.Running: duplicates of the namespaces and of the
+// control group's directories, for the caller to close.
 func (r *running) Enter() ([]*os.File, error) {
 	if len(r.namespaces) != len(process.NamespaceSlots()) {
 		return nil, errors.New("this boundary can't be entered")
 	}
 	var out []*os.File
-	for _, f := range r.namespaces {
+	files := r.namespaces
+	if r.group != nil {
+		files = append(slices.Clip(files), r.group.dirs...)
+	}
+	for _, f := range files {
 		n, err := syscall.Dup(int(f.Fd()))
 		if err != nil {
 			for _, o := range out {
