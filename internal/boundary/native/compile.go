@@ -44,6 +44,11 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	prog := &stage.Program{Init: true, First: make([]call.Call, 0, 512)}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
+	// The command first: it looks at the strings of the plan.
+	var err error
+	if prog.Second, err = command(p, s); err != nil {
+		return nil, err
+	}
 	passed, err := pass(fd, nil)
 	if err != nil {
 		return nil, err
@@ -66,8 +71,7 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(mount.Pivot(call.Root)...)
 
 	add(leave(s)...)
-	prog.Second, err = command(p, s)
-	return prog, err
+	return prog, nil
 }
 
 // leave ends the first list, where all stands: the terminal, the loss of every
@@ -116,6 +120,9 @@ func pass(fd descriptors, namespaces []int) ([]call.Call, error) {
 func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	var list []call.Call
 	add := func(c ...call.Call) { list = append(list, c...) }
+	if err := whole(p); err != nil {
+		return nil, err
+	}
 
 	// Not before pid 1 has left the launcher's memory.
 	add(process.WaitGate())
@@ -150,6 +157,24 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Execve(p.Program, p.Command, env))
 	return list, nil
+}
+
+// whole refuses a plan with a string that the kernel would cut short. package call
+// panics on one, as the last resort.
+func whole(p *plan.Plan) error {
+	list := append([]string{p.Program, p.Dir, p.Identity.Hostname}, p.Command...)
+	for _, v := range p.Environment {
+		list = append(list, v.Name, v.Value)
+	}
+	for _, m := range p.Mounts {
+		list = append(list, m.Source, m.Target)
+	}
+	for _, s := range list {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("plan: there is a NUL in %q", s)
+		}
+	}
+	return nil
 }
 
 // seed is a number of the plan that is the same for a command that enters.
