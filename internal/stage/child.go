@@ -42,10 +42,7 @@ func exitsyscall()
 // In clone_*.s.
 //
 //go:noescape
-func cloneShared(flags uintptr, img *image) (pid, errno uintptr)
-
-//go:noescape
-func cloneShared3(args *cloneArgs, size uintptr, img *image) (pid, errno uintptr)
+func cloneShared(nr, a0, a1, a2 uintptr, img *image) (pid, errno uintptr)
 
 //go:noescape
 func cloneCommand(flags, stack, entry uintptr, img *image) (pid, errno uintptr)
@@ -64,9 +61,10 @@ func start(img *image, args *cloneArgs) (pid, errno uintptr) {
 	runtimeBeforeFork()
 	entersyscall()
 	if args.flags&unix.CLONE_INTO_CGROUP != 0 {
-		pid, errno = cloneShared3(args, unsafe.Sizeof(*args), img)
+		pid, errno = cloneShared(unix.SYS_CLONE3, uintptr(unsafe.Pointer(args)), unsafe.Sizeof(*args), 0, img)
 	} else {
-		pid, errno = cloneShared(uintptr(args.flags|args.exitSignal), img)
+		// Where a filter knows clone3(2) only as something to refuse.
+		pid, errno = cloneShared(unix.SYS_CLONE, uintptr(args.flags|args.exitSignal), 0, uintptr(args.parentTID), img)
 	}
 	runtimeAfterFork()
 	exitsyscall()
@@ -79,7 +77,7 @@ func start(img *image, args *cloneArgs) (pid, errno uintptr) {
 //go:norace
 func childFirst(img *image) {
 	runtimeAfterForkInChild()
-	command := run(img, &img.failed[0], img.first)
+	command := run(img, 0, img.first)
 	// The init is told the command's pid as a decimal number.
 	n := len(img.digits) - 1
 	for ok := true; ok; ok = command > 0 {
@@ -88,6 +86,7 @@ func childFirst(img *image) {
 		command /= 10
 	}
 	img.initArgs[1] = uintptr(unsafe.Pointer(&img.digits[n]))
+	say(&img.ready[0])
 	_, _, e := syscall.RawSyscall6(unix.SYS_EXECVEAT, slotInit, uintptr(unsafe.Pointer(&img.empty)),
 		uintptr(unsafe.Pointer(&img.initArgs)), uintptr(unsafe.Pointer(&img.initEnv)), unix.AT_EMPTY_PATH, 0)
 	fail(&img.failed[0], uint32(len(img.first)), e, 0)
@@ -99,18 +98,24 @@ func childFirst(img *image) {
 //go:nosplit
 //go:norace
 func childSecond(img *image) {
-	run(img, &img.failed[1], img.second)
+	run(img, 1, img.second)
 	fail(&img.failed[1], uint32(len(img.second)-1), 0, 0) // the list ended without execve
 }
 
 // run does the calls of one list, in order, and returns the pid of the child
-// that a Fork call made (0 if there was none).
+// that a Fork call made (0 if there was none). Before the last call of the second
+// list, which is the execve, it says that all others are done.
 //
 //go:nosplit
 //go:norace
-func run(img *image, failed *failure, list []call.Call) (command uintptr) {
+func run(img *image, who int, list []call.Call) (command uintptr) {
+	failed := &img.failed[who]
 	for i := 0; i < len(list); i++ {
 		o := &list[i].Op
+		failed.index = uint32(i) // for a launcher that has waited too long
+		if who == 1 && i == len(list)-1 {
+			say(&img.ready[1])
+		}
 		if o.Flags&call.Fork != 0 {
 			pid, e := cloneCommand(unix.CLONE_VM|uintptr(unix.SIGCHLD), img.stackTop, img.entry, img)
 			if e != 0 {
@@ -148,7 +153,24 @@ func run(img *image, failed *failure, list []call.Call) (command uintptr) {
 //go:norace
 func fail(f *failure, index uint32, e syscall.Errno, r uintptr) {
 	f.index, f.errno, f.result = index, uint64(e), uint64(r)
-	syscall.RawSyscall6(unix.SYS_WRITE, slotErrors, uintptr(unsafe.Pointer(f)), uintptr(failureSize), 0, 0, 0)
+	say(f)
+	exit()
+}
+
+// say writes one record to the Errors pipe. A process that can't has no launcher
+// any more, and ends.
+//
+//go:nosplit
+//go:norace
+func say(f *failure) {
+	if n, _, _ := syscall.RawSyscall6(unix.SYS_WRITE, slotErrors, uintptr(unsafe.Pointer(f)), uintptr(failureSize), 0, 0, 0); n != uintptr(failureSize) {
+		exit()
+	}
+}
+
+//go:nosplit
+//go:norace
+func exit() {
 	for {
 		syscall.RawSyscall6(unix.SYS_EXIT_GROUP, 1, 0, 0, 0, 0, 0)
 	}

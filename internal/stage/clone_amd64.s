@@ -1,59 +1,31 @@
 #include "textflag.h"
 
-// func cloneShared(flags uintptr, img *image) (pid, errno uintptr)
+// func cloneShared(nr, a0, a1, a2 uintptr, img *image) (pid, errno uintptr)
 //
-// clone(2) with CLONE_VM and CLONE_VFORK. The child goes on below this frame, while
-// the parent stands still. It calls childFirst, which does not return.
-TEXT ·cloneShared(SB), NOSPLIT, $0-32
-	MOVQ	flags+0(FP), DI
-	MOVQ	img+8(FP), R13
-	MOVQ	$0, SI
-	MOVQ	$0, DX
+// clone(2) or clone3(2) with CLONE_VM and CLONE_VFORK. The child goes on below this
+// frame, while the parent stands still. It calls childFirst, which does not return;
+// by its name, so that the linker checks that there is room for it on this stack.
+TEXT ·cloneShared(SB), NOSPLIT, $0-56
+	MOVQ	nr+0(FP), AX
+	MOVQ	a0+8(FP), DI
+	MOVQ	a1+16(FP), SI
+	MOVQ	a2+24(FP), DX
+	MOVQ	img+32(FP), R13
 	MOVQ	$0, R10
 	MOVQ	$0, R8
-	MOVQ	$56, AX // SYS_clone
 	SYSCALL
 	CMPQ	AX, $0
 	JEQ	child
 	CMPQ	AX, $0xfffffffffffff001
 	JCC	failed
-	MOVQ	AX, pid+16(FP)
-	MOVQ	$0, errno+24(FP)
+	MOVQ	AX, pid+40(FP)
+	MOVQ	$0, errno+48(FP)
 	RET
 
 failed:
 	NEGQ	AX
-	MOVQ	$0, pid+16(FP)
-	MOVQ	AX, errno+24(FP)
-	RET
-
-child:
-	SUBQ	$64, SP
-	MOVQ	R13, 0(SP)
-	CALL	·childFirst(SB)
-	INT	$3
-
-// func cloneShared3(args *cloneArgs, size uintptr, img *image) (pid, errno uintptr)
-//
-// The same by clone3(2), for what clone can't be asked.
-TEXT ·cloneShared3(SB), NOSPLIT, $0-40
-	MOVQ	args+0(FP), DI
-	MOVQ	size+8(FP), SI
-	MOVQ	img+16(FP), R13
-	MOVQ	$435, AX // SYS_clone3
-	SYSCALL
-	CMPQ	AX, $0
-	JEQ	child
-	CMPQ	AX, $0xfffffffffffff001
-	JCC	failed
-	MOVQ	AX, pid+24(FP)
-	MOVQ	$0, errno+32(FP)
-	RET
-
-failed:
-	NEGQ	AX
-	MOVQ	$0, pid+24(FP)
-	MOVQ	AX, errno+32(FP)
+	MOVQ	$0, pid+40(FP)
+	MOVQ	AX, errno+48(FP)
 	RET
 
 child:

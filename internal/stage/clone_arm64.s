@@ -1,54 +1,28 @@
 #include "textflag.h"
 
-// func cloneShared(flags uintptr, img *image) (pid, errno uintptr)
+// func cloneShared(nr, a0, a1, a2 uintptr, img *image) (pid, errno uintptr)
 //
 // See clone_amd64.s.
-TEXT ·cloneShared(SB), NOSPLIT, $0-32
-	MOVD	flags+0(FP), R0
-	MOVD	img+8(FP), R11
-	MOVD	ZR, R1
-	MOVD	ZR, R2
+TEXT ·cloneShared(SB), NOSPLIT, $0-56
+	MOVD	nr+0(FP), R8
+	MOVD	a0+8(FP), R0
+	MOVD	a1+16(FP), R1
+	MOVD	a2+24(FP), R2
+	MOVD	img+32(FP), R11
 	MOVD	ZR, R3
 	MOVD	ZR, R4
-	MOVD	$220, R8 // SYS_clone
 	SVC
 	CBZ	R0, child
 	CMN	$4095, R0
 	BCS	failed
-	MOVD	R0, pid+16(FP)
-	MOVD	ZR, errno+24(FP)
+	MOVD	R0, pid+40(FP)
+	MOVD	ZR, errno+48(FP)
 	RET
 
 failed:
 	NEG	R0, R0
-	MOVD	ZR, pid+16(FP)
-	MOVD	R0, errno+24(FP)
-	RET
-
-child:
-	SUB	$64, RSP
-	MOVD	R11, 8(RSP)
-	BL	·childFirst(SB)
-	BRK
-
-// func cloneShared3(args *cloneArgs, size uintptr, img *image) (pid, errno uintptr)
-TEXT ·cloneShared3(SB), NOSPLIT, $0-40
-	MOVD	args+0(FP), R0
-	MOVD	size+8(FP), R1
-	MOVD	img+16(FP), R11
-	MOVD	$435, R8 // SYS_clone3
-	SVC
-	CBZ	R0, child
-	CMN	$4095, R0
-	BCS	failed
-	MOVD	R0, pid+24(FP)
-	MOVD	ZR, errno+32(FP)
-	RET
-
-failed:
-	NEG	R0, R0
-	MOVD	ZR, pid+24(FP)
-	MOVD	R0, errno+32(FP)
+	MOVD	ZR, pid+40(FP)
+	MOVD	R0, errno+48(FP)
 	RET
 
 child:

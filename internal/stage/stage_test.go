@@ -2,6 +2,7 @@ package stage
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -20,11 +21,16 @@ import (
 
 // harness starts programs with the two pipes that every program has.
 type harness struct {
-	errs, status *os.File
-	pid          int
+	status *os.File
+	pid    int
 }
 
 func startProgram(t *testing.T, p *Program, flags uintptr) *harness {
+	t.Helper()
+	return startProgramFor(t.Context(), t, p, flags)
+}
+
+func startProgramFor(ctx context.Context, t *testing.T, p *Program, flags uintptr) *harness {
 	t.Helper()
 	er, ew, err := os.Pipe()
 	if err != nil {
@@ -41,17 +47,16 @@ func startProgram(t *testing.T, p *Program, flags uintptr) *harness {
 		call.New("test", "close", unix.SYS_CLOSE_RANGE, 3, call.First-1, 0),
 	}
 	p.First = append(pass, p.First...)
-	pid, err := Start(p, flags, -1)
+	h := &harness{status: sr}
+	h.pid, err = Start(ctx, p, flags, -1, er)
 	ew.Close()
 	sw.Close()
-	if err != nil {
+	if h.pid == 0 {
 		t.Fatal(err)
 	}
-	h := &harness{er, sr, pid}
 	t.Cleanup(func() {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-		_, _ = syscall.Wait4(pid, nil, 0, nil)
-		er.Close()
+		_ = syscall.Kill(h.pid, syscall.SIGKILL)
+		_, _ = syscall.Wait4(h.pid, nil, 0, nil)
 		sr.Close()
 	})
 	return h
@@ -93,7 +98,7 @@ func (h *harness) wait(t *testing.T) syscall.WaitStatus {
 func TestCommandRunsAndItsStatusComesBack(t *testing.T) {
 	p := &Program{First: []call.Call{block(), fork()}, Second: []call.Call{unblock(), execute("/bin/sh", "-c", "exit 7")}}
 	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != nil {
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if ws := h.wait(t); ws.ExitStatus() != 7 {
@@ -107,9 +112,9 @@ func TestFailureNamesTheCall(t *testing.T) {
 		"first":  {First: []call.Call{bad, fork()}},
 		"second": {First: []call.Call{block(), fork()}, Second: []call.Call{bad, execute("/bin/true")}},
 	} {
-		h := startProgram(t, p, 0)
+		startProgram(t, p, 0)
 		var f *Failure
-		if err := p.Result(h.errs); !errors.As(err, &f) {
+		if err := p.Result(t.Context()); !errors.As(err, &f) {
 			t.Fatalf("%s: %v", name, err)
 		}
 		if f.Errno != syscall.ENOENT || f.Second != (name == "second") || f.Error() != "mounts: open /no/such/file: no such file or directory" {
@@ -120,29 +125,75 @@ func TestFailureNamesTheCall(t *testing.T) {
 
 func TestUnwantedResultIsAFailure(t *testing.T) {
 	p := &Program{First: []call.Call{call.New("test", "getuid", unix.SYS_GETUID).Wanting(123456), fork()}}
-	h := startProgram(t, p, 0)
+	startProgram(t, p, 0)
 	var f *Failure
-	if err := p.Result(h.errs); !errors.As(err, &f) || f.Errno != 0 {
+	if err := p.Result(t.Context()); !errors.As(err, &f) || f.Errno != 0 {
 		t.Fatalf("%v", err)
 	}
 }
 
+// An empty pipe is no success, nor is half a word: whoever got through has said so.
 func TestDeathWithoutAWordIsNotSuccess(t *testing.T) {
-	p := &Program{First: []call.Call{
-		call.New("test", "say half a word", unix.SYS_WRITE, call.Errors, "abc", 3),
-		call.New("test", "die", unix.SYS_EXIT_GROUP, 0),
-	}}
-	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != io.ErrUnexpectedEOF {
-		t.Fatalf("%v", err)
+	die := call.New("test", "die", unix.SYS_EXIT_GROUP, 0)
+	half := call.New("test", "say half a word", unix.SYS_WRITE, call.Errors, "abc", 3)
+	for name, p := range map[string]*Program{
+		"at once":        {First: []call.Call{die, fork()}},
+		"half a word":    {First: []call.Call{half, die, fork()}},
+		"after the fork": {First: []call.Call{block(), fork(), die}, Second: []call.Call{unblock(), execute("/bin/true")}},
+		"the second":     {First: []call.Call{block(), fork()}, Second: []call.Call{die, execute("/bin/true")}},
+	} {
+		startProgram(t, p, 0)
+		if begun := p.Begun(); begun != (name == "the second") {
+			t.Errorf("%s: begun is %v", name, begun)
+		}
+		err := p.Result(t.Context())
+		if !errors.Is(err, ErrDied) || !strings.HasPrefix(err.Error(), "test: die: ") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// A call that does not return is ended with its process, and named.
+func TestHangIsEnded(t *testing.T) {
+	hang := call.New("mounts", "bind", unix.SYS_PPOLL, 0, 0, 0, 0, 0).On("/dead")
+	begin := time.Now()
+	for name, program := range map[string]func() *Program{
+		"first": func() *Program { return &Program{First: []call.Call{block(), hang, fork()}} },
+		"second": func() *Program {
+			return &Program{First: []call.Call{block(), fork()}, Second: []call.Call{call.New("test", "die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL)), hang, execute("/bin/true")}}
+		},
+	} {
+		t.Run(name+" late", func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+			defer cancel()
+			p := program()
+			startProgramFor(ctx, t, p, 0)
+			var f *Failure
+			if err := p.Result(ctx); !errors.As(err, &f) || f.Errno != syscall.ETIMEDOUT || f.Call.String() != "mounts: bind /dead" {
+				t.Errorf("%v", err)
+			}
+		})
+		t.Run(name+" cancelled", func(t *testing.T) {
+			why := errors.New("somebody wants to go")
+			ctx, cancel := context.WithCancelCause(t.Context())
+			time.AfterFunc(50*time.Millisecond, func() { cancel(why) })
+			p := program()
+			startProgramFor(ctx, t, p, 0)
+			if err := p.Result(ctx); err != why {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	if d := time.Since(begin); d > grace {
+		t.Errorf("it took %v: nobody was killed at once", d)
 	}
 }
 
 // A second list that ends without execve must not look like a running command.
 func TestListWithoutExecveFails(t *testing.T) {
 	p := &Program{First: []call.Call{block(), fork()}, Second: []call.Call{unblock()}}
-	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err == nil {
+	startProgram(t, p, 0)
+	if err := p.Result(t.Context()); err == nil {
 		t.Fatal("no error")
 	}
 }
@@ -161,8 +212,8 @@ func TestOptionalCallsAreSkippedAndRepeatedOnesCount(t *testing.T) {
 		call.New("test", "count", unix.SYS_FTRUNCATE, call.Socket, 10).Repeat(5),
 		block(), fork(),
 	}, Second: []call.Call{unblock(), execute("/bin/true")}}
-	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != nil {
+	startProgram(t, p, 0)
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	entries, err := os.ReadDir(dir)
@@ -181,8 +232,8 @@ func TestSlots(t *testing.T) {
 		call.New("test", "write", unix.SYS_WRITE, call.Socket, "hello", 5).Wanting(5),
 		block(), fork(),
 	}, Second: []call.Call{unblock(), execute("/bin/true")}}
-	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != nil {
+	startProgram(t, p, 0)
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if b, _ := os.ReadFile(dir + "/f"); string(b) != "hello" {
@@ -197,12 +248,16 @@ func TestFirstChildHoldsNothing(t *testing.T) {
 	p := &Program{First: []call.Call{block(), fork()}, Second: []call.Call{unblock(),
 		call.New("test", "die with the parent", unix.SYS_PRCTL, unix.PR_SET_PDEATHSIG, int(unix.SIGKILL)), execute("/bin/sleep", "60")}}
 	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != nil {
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	proc := "/proc/" + strconv.Itoa(h.pid)
-	if b, err := os.ReadFile(proc + "/cmdline"); err != nil || !strings.HasPrefix(string(b), "cofferdam\x00") {
-		t.Errorf("cmdline: %q %v", b, err)
+	// execve lets the launcher go on before it has put the arguments in place.
+	deadline := time.Now().Add(10 * time.Second)
+	for b, err := os.ReadFile(proc + "/cmdline"); !strings.HasPrefix(string(b), "cofferdam\x00"); b, err = os.ReadFile(proc + "/cmdline") {
+		if err != nil || len(b) > 0 || time.Now().After(deadline) {
+			t.Fatalf("cmdline: %q %v", b, err)
+		}
 	}
 	if os.Getuid() != 0 {
 		// Not even its own user may look.
@@ -286,7 +341,7 @@ func TestSignalsArePassedOn(t *testing.T) {
 		execute("/bin/sh", "-c", "trap 'exit 9' TERM; echo ready; while :; do sleep 0.01; done"),
 	}}
 	h := startProgram(t, p, 0)
-	if err := p.Result(h.errs); err != nil {
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	deadline := time.Now().Add(10 * time.Second)
@@ -311,7 +366,7 @@ func TestInitKillsTheRest(t *testing.T) {
 	p := &Program{Init: true, First: []call.Call{block(), fork()}, Second: []call.Call{unblock(),
 		execute("/bin/sh", "-c", "setsid sleep 7531 & setsid sleep 7531 & exit 3")}}
 	h := startProgram(t, p, unix.CLONE_NEWUSER|unix.CLONE_NEWPID)
-	if err := p.Result(h.errs); err != nil {
+	if err := p.Result(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if ws := h.wait(t); ws.ExitStatus() != 3 {
@@ -344,7 +399,7 @@ func TestStartsWhileCollecting(t *testing.T) {
 		t.Run(strconv.Itoa(n), func(t *testing.T) {
 			p := &Program{First: []call.Call{block(), fork()}, Second: []call.Call{unblock(), execute("/bin/true")}}
 			h := startProgram(t, p, 0)
-			if err := p.Result(h.errs); err != nil {
+			if err := p.Result(t.Context()); err != nil {
 				t.Fatal(err)
 			}
 			if ws := h.wait(t); ws.ExitStatus() != 0 || ws.Signaled() {

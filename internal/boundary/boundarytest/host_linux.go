@@ -3,7 +3,6 @@ package boundarytest
 import (
 	"errors"
 	"os"
-	"path/filepath"
 	"syscall"
 	"testing"
 	"unsafe"
@@ -24,9 +23,11 @@ func (w *World) hostThings(t testing.TB) {
 	copy(unsafe.Slice((*byte)(unsafe.Add(unsafe.Pointer(nil), p)), 4096), w.Secret)
 	_, _, _ = syscall.Syscall(syscall.SYS_SHMDT, p, 0, 0)
 
-	mark := "/tmp/" + filepath.Base(filepath.Dir(w.Home)) + ".boundarytest"
-	check(t, os.WriteFile(mark, nil, 0o644))
-	t.Cleanup(func() { os.Remove(mark) })
+	mark, err := os.CreateTemp("/tmp", "boundarytest-")
+	check(t, err)
+	check(t, mark.Close())
+	w.Mark = mark.Name()
+	t.Cleanup(func() { os.Remove(w.Mark) })
 }
 
 func shmAttach(w *World) error {

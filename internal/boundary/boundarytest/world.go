@@ -32,6 +32,7 @@ type World struct {
 	Abstract string // name of an abstract unix socket of the host
 	Socket   string // path of a unix socket in ReadOnly
 	Fifo     string // path of a fifo in ReadOnly, with a reader
+	Mark     string // path of a file in the host's /tmp
 	PID      int    // a process of the same user
 	Shm      int    // id of a System V segment
 	Secret   string // content of everything that must not be read

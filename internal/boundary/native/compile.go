@@ -6,6 +6,7 @@ package native
 
 import (
 	"fmt"
+	"hash/fnv"
 	"path"
 	"slices"
 	"strconv"
@@ -43,12 +44,16 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	prog := &stage.Program{Init: true, First: make([]call.Call, 0, 512)}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
-	passed, err := pass(fd)
+	// The command first: it looks at the strings of the plan.
+	var err error
+	if prog.Second, err = command(p, s); err != nil {
+		return nil, err
+	}
+	passed, err := pass(fd, nil)
 	if err != nil {
 		return nil, err
 	}
 	add(passed...)
-	add(process.CloseAllButSlots()...)
 	add(process.DieWithLauncher()...)
 	add(process.BlockSignals(), process.Session())
 	add(identity.Map(p.Identity.UID, p.Identity.GID)...)
@@ -65,6 +70,15 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(kernelKnobs(p)...)
 	add(mount.Pivot(call.Root)...)
 
+	add(leave(s)...)
+	return prog, nil
+}
+
+// leave ends the first list, where all stands: the terminal, the loss of every
+// privilege, the fork of the command, and what the first child keeps as the init.
+func leave(s boundary.Streams) []call.Call {
+	var list []call.Call
+	add := func(c ...call.Call) { list = append(list, c...) }
 	if s.Terminal {
 		add(process.Terminal(s.Rows, s.Cols)...)
 		add(process.Send(tagTerminal, call.Ptmx))
@@ -72,22 +86,25 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(identity.DropBounding()...)
 	add(identity.DropAll(), identity.NoNewPrivileges())
 	add(process.Fork())
-	// Only pid 1 comes here.
+	// Only the first child comes here.
 	add(process.Null()...)
-	add(process.CloseSlotsBut(call.Errors, call.Status)...)
-
-	prog.Second, err = command(p, s)
-	return prog, err
+	add(process.CloseForInit()...)
+	return list
 }
 
-// pass moves the launcher's descriptors to their slots.
-func pass(fd descriptors) ([]call.Call, error) {
+// pass moves the launcher's descriptors to their slots, and closes all others.
+func pass(fd descriptors, namespaces []int) ([]call.Call, error) {
 	var list []call.Call
-	for _, d := range []struct{ fd, slot int }{
+	type move struct{ fd, slot int }
+	moves := []move{
 		{fd.errors, call.Errors}, {fd.status, call.Status}, {fd.lifeline, call.Lifeline},
 		{fd.gate, call.Gate}, {fd.channel, call.Channel},
 		{fd.in, call.In}, {fd.out, call.Out}, {fd.err, call.Err},
-	} {
+	}
+	for i, slot := range process.NamespaceSlots()[:len(namespaces)] {
+		moves = append(moves, move{namespaces[i], slot})
+	}
+	for _, d := range moves {
 		if d.fd < 0 {
 			continue
 		}
@@ -96,13 +113,16 @@ func pass(fd descriptors) ([]call.Call, error) {
 		}
 		list = append(list, process.Pass(d.fd, d.slot))
 	}
-	return list, nil
+	return append(list, process.CloseAllButSlots()...), nil
 }
 
 // command is what the second child does: it becomes the command.
 func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	var list []call.Call
 	add := func(c ...call.Call) { list = append(list, c...) }
+	if err := whole(p); err != nil {
+		return nil, err
+	}
 
 	// Not before pid 1 has left the launcher's memory.
 	add(process.WaitGate())
@@ -114,11 +134,10 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Standard(in, 0), process.Standard(out, 1), process.Standard(err, 2))
 
-	ceilings, lerr := resourceLimits(p.Limits)
+	ceilings, lerr := resourceLimits(p.Limits, seed(p))
 	if lerr != nil {
 		return nil, lerr
 	}
-	add(ceilings...)
 	add(process.Chdir(p.Dir))
 	if p.Landlock >= landlock.MinABI {
 		add(landlock.Restrict(p.Landlock, landlockRules(p))...)
@@ -128,6 +147,8 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 		return nil, ferr
 	}
 	add(filter...)
+	// After all that makes a descriptor in a slot: a ceiling may be below these.
+	add(ceilings...)
 	add(process.CloseAllBut(call.Errors)...)
 	add(process.UnblockSignals())
 	env := make([]string, len(p.Environment))
@@ -136,6 +157,31 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Execve(p.Program, p.Command, env))
 	return list, nil
+}
+
+// whole refuses a plan with a string that the kernel would cut short. package call
+// panics on one, as the last resort.
+func whole(p *plan.Plan) error {
+	list := append([]string{p.Program, p.Dir, p.Identity.Hostname}, p.Command...)
+	for _, v := range p.Environment {
+		list = append(list, v.Name, v.Value)
+	}
+	for _, m := range p.Mounts {
+		list = append(list, m.Source, m.Target)
+	}
+	for _, s := range list {
+		if strings.ContainsRune(s, 0) {
+			return fmt.Errorf("plan: there is a NUL in %q", s)
+		}
+	}
+	return nil
+}
+
+// seed is a number of the plan that is the same for a command that enters.
+func seed(p *plan.Plan) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(p.Workspace))
+	return int(h.Sum32() >> 1)
 }
 
 // systemCalls installs the filter as the last lock before execve. With

@@ -18,32 +18,25 @@ func entry(p *plan.Plan, s boundary.Streams, fd descriptors, namespaces []*os.Fi
 	prog := &stage.Program{}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
-	passed, err := pass(fd)
+	var numbers []int
+	for _, f := range namespaces {
+		numbers = append(numbers, int(f.Fd()))
+	}
+	passed, err := pass(fd, numbers)
 	if err != nil {
 		return nil, err
 	}
 	add(passed...)
-	for i, slot := range process.NamespaceSlots() {
-		add(process.Pass(int(namespaces[i].Fd()), slot))
-	}
-	add(process.CloseAllButSlots()...)
 	add(process.BlockSignals(), process.Session())
-	// The command is seen inside before it has left our memory: nobody may
-	// look into that.
-	add(identity.NotDumpable())
 	add(process.Join()...)
 	// Joining a user namespace gives capabilities, and that takes the wish
 	// to die with the launcher away (prctl(2), PR_SET_PDEATHSIG).
 	add(process.DieWithLauncher()...)
-	if s.Terminal {
-		add(process.Terminal(s.Rows, s.Cols)...)
-		add(process.Send(tagTerminal, call.Ptmx))
-	}
-	add(identity.DropBounding()...)
-	add(identity.DropAll(), identity.NoNewPrivileges())
-	add(process.Fork())
-	add(process.Null()...)
-	add(process.CloseSlotsBut(call.Errors, call.Status)...)
+	// The command is seen inside before it has left our memory: nobody may look
+	// into that. After the join, since new capabilities set this anew, to
+	// fs.suid_dumpable. (A start has nobody inside who could look.)
+	add(identity.NotDumpable())
+	add(leave(s)...)
 
 	second, err := command(p, s)
 	prog.Second = append([]call.Call{process.DieWithParent()}, second...)

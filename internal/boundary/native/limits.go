@@ -2,7 +2,6 @@ package native
 
 import (
 	"math"
-	"os"
 	"syscall"
 
 	"cofferdam/internal/linux/call"
@@ -14,7 +13,9 @@ import (
 // resourceLimits are the ceilings that a process carries itself. The rest is held
 // by the tmpfs sizes and the kernel's pid_max (compile.go), a control group
 // (group.go), or the supervisor.
-func resourceLimits(list []plan.Limit) ([]call.Call, error) {
+//
+// seed says which processors: the same ones for all commands of a boundary.
+func resourceLimits(list []plan.Limit, seed int) ([]call.Call, error) {
 	rlimits, err := limits.Rlimits(list, func(resource int) uint64 {
 		var l syscall.Rlimit
 		if err := syscall.Getrlimit(resource, &l); err != nil {
@@ -35,7 +36,7 @@ func resourceLimits(list []plan.Limit) ([]call.Call, error) {
 			if err != nil {
 				return nil, err
 			}
-			calls = append(calls, process.Affinity(limits.Mask(limits.Affinity(allowed, l.Value, os.Getpid()))))
+			calls = append(calls, process.Affinity(limits.Mask(limits.Affinity(allowed, l.Value, seed))))
 		}
 	}
 	return calls, nil

@@ -36,6 +36,26 @@ func TestSuite(t *testing.T) {
 	})
 }
 
+// No string of a plan makes a panic, or is cut short.
+func TestNULIsRefused(t *testing.T) {
+	w := boundarytest.New(t)
+	for name, spoil := range map[string]func(*plan.Plan){
+		"program":     func(p *plan.Plan) { p.Program += "\x00" },
+		"argument":    func(p *plan.Plan) { p.Command = append(p.Command, "a\x00b") },
+		"directory":   func(p *plan.Plan) { p.Dir += "\x00" },
+		"host name":   func(p *plan.Plan) { p.Identity.Hostname = "\x00" },
+		"environment": func(p *plan.Plan) { p.Environment = append(p.Environment, plan.EnvVar{Name: "A", Value: "\x00"}) },
+		"source":      func(p *plan.Plan) { p.Mounts[0].Source += "\x00" },
+		"target":      func(p *plan.Plan) { p.Mounts[0].Target += "\x00" },
+	} {
+		p := w.Plan("/bin/true")
+		spoil(p)
+		if _, err := program(p, boundary.Streams{}, descriptors{}); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
 // BenchmarkStart is the whole of a boundary around /bin/true, by what it reports.
 func BenchmarkStart(b *testing.B) {
 	for _, kind := range []string{"plain", "notify", "fuse", "both"} {

@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/fusemask"
@@ -22,6 +24,9 @@ import (
 
 // Boundary is the native boundary.
 type Boundary struct {
+	// SetupLimit is how long the system calls of a start may take, without
+	// what Streams.Ready takes; 0 is a minute.
+	SetupLimit time.Duration
 	// Remedy turns a failed operation into what the person can do; it may be
 	// nil. (host/probe knows, which a backend does not import.)
 	Remedy func(stage, object string, errno syscall.Errno) string
@@ -42,7 +47,7 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 		return nil, err
 	}
 	r := &running{plan: p, denied: serial(denied), group: group, inner: true}
-	err = r.start(s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd) })
+	err = r.start(ctx, b.limit(), s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd) })
 	if err != nil {
 		group.remove()
 		return nil, b.explain(err)
@@ -50,25 +55,38 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 	return r, nil
 }
 
-// Enter starts one more command in a running boundary: namespaces are what
-// Running.Enter of its owner handed out. p is the plan of the boundary with the new
+// Enter starts one more command in a running boundary: files are what Running.Enter
+// of its owner handed out. p is the plan of the boundary with the new
 // Command, Program, Dir and Environment. The command gets the same locks. It does
 // not end with the boundary's own command but with the boundary.
-func (b Boundary) Enter(ctx context.Context, p *plan.Plan, namespaces []*os.File, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
+func (b Boundary) Enter(ctx context.Context, p *plan.Plan, files []*os.File, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
 	slots := process.NamespaceSlots()
-	if len(namespaces) != len(slots) {
-		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(namespaces), len(slots))
+	if len(files) < len(slots) {
+		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(files), len(slots))
 	}
-	r := &running{plan: p, denied: serial(denied)}
-	err := r.start(s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
-	runtime.KeepAlive(namespaces)
+	namespaces := files[:len(slots)]
+	group, err := enteredGroup(p, files[len(slots):])
+	if err != nil {
+		return nil, err
+	}
+	r := &running{plan: p, denied: serial(denied), group: group}
+	err = r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
+	runtime.KeepAlive(files)
 	if err != nil {
 		return nil, b.explain(err)
 	}
 	return r, nil
+}
+
+// limit is long enough for file systems that have to be mounted or woken first.
+func (b Boundary) limit() time.Duration {
+	if b.SetupLimit > 0 {
+		return b.SetupLimit
+	}
+	return time.Minute
 }
 
 // explain turns what a child reported into the errors of the contract.
@@ -81,7 +99,10 @@ func (b Boundary) explain(err error) error {
 		return &boundary.ExecError{Program: f.Call.Object, Errno: f.Errno}
 	}
 	e := &boundary.SetupError{Stage: f.Call.Stage, Op: strings.TrimSpace(f.Call.Verb + " " + f.Call.Object), Errno: f.Errno}
-	if b.Remedy != nil {
+	switch {
+	case e.Errno == syscall.ETIMEDOUT:
+		e.Remedy = "a path of the policy is perhaps on a file system that does not answer (network, FUSE): see that it does, or leave the path out"
+	case b.Remedy != nil:
 		e.Remedy = b.Remedy(e.Stage, e.Op, e.Errno)
 	}
 	return e
@@ -131,7 +152,7 @@ func pipe() (r, w int, err error) {
 	return p[0], p[1], nil
 }
 
-func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
+func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
 	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
 	var mine, theirs []int
 	defer func() {
@@ -166,6 +187,10 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	if err != nil {
 		return err
 	}
+	// No thread of the launcher waits in a read of this one.
+	if err := syscall.SetNonblock(errs, true); err != nil {
+		return fmt.Errorf("pipe: %w", err)
+	}
 	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_SEQPACKET|syscall.SOCK_CLOEXEC, 0)
 	if err != nil {
 		return fmt.Errorf("socketpair: %w", err)
@@ -190,56 +215,92 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 	received := make(chan error, 1)
 	go func() { received <- r.receive(channel) }()
 
-	r.pid, err = stage.Start(prog, flags, r.group.directory())
+	setup, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	mine = slices.DeleteFunc(mine, func(n int) bool { return n == errs })
+	r.pid, err = stage.Start(setup, prog, flags, r.group.directory(), os.NewFile(uintptr(errs), "errors"))
 	runtime.KeepAlive(s)
 	// The child has its copies; ours must go, or end of file never comes.
 	for _, n := range theirs {
 		syscall.Close(n)
 	}
 	theirs = nil
-	if err != nil {
+	if r.pid == 0 {
 		<-received
 		return err
 	}
 	mine = nil
 	r.status = os.NewFile(uintptr(status), "status")
 	r.lifeline = os.NewFile(uintptr(lifeline), "lifeline")
-	errors := os.NewFile(uintptr(errs), "errors")
-	defer errors.Close()
 
-	// Pid 1 has left our memory, or it is dead; the command may go on.
+	// Pid 1 has left our memory, or it is dead; only then the command may go on.
 	g := os.NewFile(uintptr(gate), "gate")
-	err = r.group.attach(r.pid)
-	if err == nil && s.Ready != nil {
-		err = s.Ready()
-	}
-	if err == nil {
-		_, _ = g.Write([]byte{1}) // a dead child is reported below
+	begun := err == nil && prog.Begun()
+	if begun {
+		err = r.group.attach(r.pid)
+		if err == nil && s.Ready != nil {
+			err = s.Ready()
+		}
+		if err == nil {
+			_, _ = g.Write([]byte{1}) // a dead child is reported below
+		}
 	}
 	g.Close()
-	result := prog.Result(errors)
+	ready, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if !begun {
+		ready = setup // it is late already, or dead
+	}
+	result := prog.Result(ready)
+	if result == nil && !begun {
+		result = stage.ErrDied
+	}
+	stuck := errors.Is(result, stage.ErrStuck)
+	if stuck {
+		// It holds the other end of the channel.
+		_ = control(channel, func(fd int) error { return syscall.Shutdown(fd, syscall.SHUT_RDWR) })
+	}
 	if rerr := <-received; result == nil {
 		result = rerr
 	}
-	if err != nil {
+	if err != nil && !stuck {
 		result = err
 	}
-	if result != nil {
+	switch {
+	case stuck:
+		go r.abandon()
+	case result != nil:
 		r.abandon()
-		return result
 	}
-	return nil
+	return result
+}
+
+// control does something to the descriptor of a file that another goroutine may
+// close meanwhile.
+func control(f *os.File, do func(fd int) error) error {
+	raw, err := f.SyscallConn()
+	if err == nil {
+		if cerr := raw.Control(func(fd uintptr) { err = do(int(fd)) }); err == nil {
+			err = cerr
+		}
+	}
+	return err
 }
 
 // noDirectory refuses a directory as a standard stream: through it all of the
 // host's files can be opened ("/proc/self/fd/0/..", openat(2)), whatever is mounted.
 func noDirectory(s boundary.Streams) error {
 	for i, f := range []*os.File{s.In, s.Out, s.Err} {
-		if st, err := f.Stat(); err != nil || !st.IsDir() {
+		op := "pass standard " + [...]string{"input", "output", "error"}[i]
+		st, err := f.Stat()
+		if err != nil { // closed, perhaps: see what a shell makes of <&-
+			return &boundary.SetupError{Stage: "descriptors", Op: op, Errno: syscall.EBADF, Remedy: "redirect it to a file, or to /dev/null"}
+		}
+		if !st.IsDir() {
 			continue
 		}
 		return &boundary.SetupError{
-			Stage: "descriptors", Op: "pass standard " + [...]string{"input", "output", "error"}[i], Errno: syscall.EISDIR,
+			Stage: "descriptors", Op: op, Errno: syscall.EISDIR,
 			Remedy: "redirect it to a file, or to /dev/null: through a directory everything outside can be opened",
 		}
 	}
@@ -438,14 +499,18 @@ func (r *running) release() {
 	r.group.remove()
 }
 
-// Enter implements boundary.Running: duplicates of the namespaces, for the
-// caller to close.
+// Enter implements boundary.Running: duplicates of the namespaces and of the
+// control group's directories, for the caller to close.
 func (r *running) Enter() ([]*os.File, error) {
 	if len(r.namespaces) != len(process.NamespaceSlots()) {
 		return nil, errors.New("this boundary can't be entered")
 	}
 	var out []*os.File
-	for _, f := range r.namespaces {
+	files := r.namespaces
+	if r.group != nil {
+		files = append(slices.Clip(files), r.group.dirs...)
+	}
+	for _, f := range files {
 		n, err := syscall.Dup(int(f.Fd()))
 		if err != nil {
 			for _, o := range out {

@@ -395,6 +395,10 @@ func (g *Group) Dir() *os.File {
 	return g.held[0]
 }
 
+// Dirs are the group's directories, one per hierarchy, owned by the group and
+// closed by Remove.
+func (g *Group) Dirs() []*os.File { return g.held }
+
 // Attach moves a process in. With v1 it costs 5 to 12 ms a hierarchy. What
 // the process has forked before stays outside: attach before it runs.
 func (g *Group) Attach(pid int) error {

@@ -61,6 +61,13 @@ type pathBeneath struct {
 	fd      int32
 }
 
+// unlinked opens a path that must have no symlink in it: for a command that enters a
+// boundary, who is already inside may have exchanged a directory for a link to "/".
+var unlinked = unix.OpenHow{
+	Flags:   unix.O_PATH | unix.O_CLOEXEC,
+	Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+}
+
 const fileRights = WriteFile
 
 // Restrict puts the calling process, and all that come from it, in a domain
@@ -82,7 +89,7 @@ func Restrict(abi int, rules []Rule) []call.Call {
 			access &= fileRights
 		}
 		list = append(list,
-			call.New(stage, "open", unix.SYS_OPENAT, unix.AT_FDCWD, r.Path, unix.O_PATH|unix.O_CLOEXEC).On(r.Path).Into(call.Source),
+			call.New(stage, "open", unix.SYS_OPENAT2, unix.AT_FDCWD, r.Path, call.Ptr(&unlinked), unix.SizeofOpenHow).On(r.Path).Into(call.Source),
 			call.New(stage, "allow writing below", unix.SYS_LANDLOCK_ADD_RULE, call.Ruleset, unix.LANDLOCK_RULE_PATH_BENEATH,
 				call.Ptr(&pathBeneath{allowed: uint64(access), fd: call.Source}), 0).On(r.Path),
 		)

@@ -35,13 +35,13 @@ func CloseAllBut(slot int) []call.Call {
 	}
 }
 
-// CloseSlotsBut closes the slots but the init and two that are at the beginning
-// of the block. The second of them stays open over execve.
-func CloseSlotsBut(first, second int) []call.Call {
-	if first != call.First || second != call.First+1 {
-		panic("process.CloseSlotsBut: these slots do not begin the block")
-	}
+// CloseForInit closes all but what the init has: Errors and Status, which begin the
+// block of slots, and itself. Status stays open over execve.
+func CloseForInit() []call.Call {
+	const first, second = call.Errors, call.Status
+	_ = [1]int{}[(first-call.First)+(second-first-1)] // does not compile if they do not
 	return []call.Call{
+		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, 3, first-1, 0),
 		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, second+1, call.Init-1, 0),
 		call.New("descriptors", "close what was for the command", unix.SYS_CLOSE_RANGE, call.Init+1, uint64(^uint32(0)), 0),
 		call.New("descriptors", "keep over execve", unix.SYS_FCNTL, second, unix.F_SETFD, 0),
@@ -87,9 +87,9 @@ func WaitGate() call.Call {
 }
 
 // Session makes the process the leader of a session of its own, without a
-// terminal. May fail if it is one already.
+// terminal. A process that was just forked can't be one already, so it can't fail.
 func Session() call.Call {
-	return call.New("session", "new session", unix.SYS_SETSID).OrSkip(0)
+	return call.New("session", "new session", unix.SYS_SETSID)
 }
 
 // BlockSignals blocks all signals; UnblockSignals none.
