@@ -1,11 +1,13 @@
 package flow
 
 import (
+	"io"
 	"os"
 	"sync"
 	"time"
 
 	"cofferdam/internal/event"
+	"cofferdam/internal/report"
 )
 
 // recorder is the one writer of a session's events. Denials come in floods; the
@@ -15,14 +17,11 @@ type recorder struct {
 	mu      sync.Mutex
 	writer  *event.Writer
 	folded  *event.Coalescer
-	seen    []event.Event // for the summary, bounded
+	sum     report.Summary // bounds itself, each kind on its own
 	ticking bool
 	stop    chan struct{}
 	onError func()
 }
-
-// summarised bounds what the summary can speak of.
-const summarised = 200
 
 func newRecorder() *recorder { return &recorder{stop: make(chan struct{})} }
 
@@ -58,12 +57,12 @@ func (r *recorder) add(e event.Event) {
 	if r.writer == nil {
 		return
 	}
-	if len(r.seen) < summarised {
-		r.seen = append(r.seen, e)
-	}
-	if _, _, err := r.folded.Add(e); err != nil && r.onError != nil {
+	out, _, err := r.folded.Add(e)
+	if err != nil && r.onError != nil {
 		r.onError()
 	}
+	out.Detail = e.Detail // whole: of a name that was set aside it is the line to copy
+	_ = r.sum.Event(out)
 	if !r.ticking {
 		r.ticking = true
 		go r.tick()
@@ -114,9 +113,9 @@ func (r *recorder) head() (int64, string) {
 	return r.writer.Head()
 }
 
-// notable are the events that a person should hear of at the end.
-func (r *recorder) notable() []event.Event {
+// tell writes what a person should hear of at the end.
+func (r *recorder) tell(w io.Writer, style report.Style, id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.seen
+	_ = r.sum.WriteText(w, style, id) // there is no place left to complain
 }

@@ -354,18 +354,10 @@ func (r *run) close() {
 
 // summary tells the person what was refused or moved, if anything was.
 func (r *run) summary() {
-	events := r.recorder.notable()
-	if len(events) == 0 {
-		return
-	}
 	if r.options.JSON {
 		return // logs --json has them
 	}
-	var sum report.Summary
-	for _, e := range events {
-		_ = sum.Event(e)
-	}
-	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
+	r.recorder.tell(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
 }
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what was
