@@ -217,7 +217,7 @@ func (r *run) entered() []int {
 }
 
 func (r *run) limitHit(h supervise.Hit) {
-	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: fmt.Sprintf("%d of %d %s", h.Seen, h.Limit.Value, h.Limit.Unit)})
+	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: plan.Amount(h.Seen, h.Limit.Unit) + " of " + plan.Amount(h.Limit.Value, h.Limit.Unit)})
 }
 
 func (r *run) setAside(m workspace.Aside) {
