@@ -31,7 +31,7 @@ func Escape(s string) string {
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
-		case r == utf8.RuneError && n == 1, s[i] == '\\' && isEscape(s[i:]):
+		case r == utf8.RuneError && n == 1, s[i] == '\\' && IsEscape(s[i:]):
 			b.WriteString(`\x`)
 			b.WriteByte(hexDigits[s[i]>>4])
 			b.WriteByte(hexDigits[s[i]&15])
@@ -51,7 +51,7 @@ func Unescape(s string) string {
 	}
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); {
-		if isEscape(s[i:]) {
+		if IsEscape(s[i:]) {
 			v, _ := strconv.ParseUint(s[i+2:i+4], 16, 8)
 			b = append(b, byte(v))
 			i += 4
@@ -65,9 +65,9 @@ func Unescape(s string) string {
 
 const hexDigits = "0123456789abcdef"
 
-// isEscape reports whether s starts with \xNN, in lower case only: Escape and
+// IsEscape reports whether s starts with \xNN, in lower case only: Escape and
 // Unescape must agree on what an escape is.
-func isEscape(s string) bool {
+func IsEscape(s string) bool {
 	return len(s) >= 4 && s[0] == '\\' && s[1] == 'x' &&
 		strings.IndexByte(hexDigits, s[2]) >= 0 && strings.IndexByte(hexDigits, s[3]) >= 0
 }
