@@ -93,16 +93,18 @@ func hex(r rune, width int) string {
 
 // Shell writes a stored string as one word for a POSIX shell, to be copied
 // into a command. Bytes that can't be shown go in as $'...'.
-func Shell(stored string) string {
-	s := event.Unescape(stored)
+func Shell(stored string) string { return word(event.Unescape(stored)) }
+
+// word is Shell for a string as it is.
+func word(s string) string {
 	safe, visible := s != "", true
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		if r == utf8.RuneError && n == 1 || !shown(r, i == 0) {
 			visible = false
 		}
-		word := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:,@%", r)
-		if !word {
+		plain := r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-+:,@%", r)
+		if !plain {
 			safe = false
 		}
 		i += n
