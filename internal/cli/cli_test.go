@@ -352,10 +352,12 @@ func TestExitCodeOfEachError(t *testing.T) {
 	if got := Main(t.Context(), fakeApp(), []string{"run", "fail", "panic"}, nil, nil, null, null); got != 70 {
 		t.Errorf("panic: %d", got)
 	}
-	if full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0); err == nil {
-		defer full.Close()
-		if got := Main(t.Context(), fakeApp(), []string{"version"}, nil, nil, full, null); got != 74 {
-			t.Errorf("full disk under standard output: %d", got)
-		}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	if got := Main(t.Context(), fakeApp(), []string{"version"}, nil, nil, full, null); got != 74 {
+		t.Errorf("full disk under standard output: %d", got)
 	}
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary"
+	"cofferdam/internal/event"
 	"cofferdam/internal/flow"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -202,9 +204,11 @@ func (m message) write(w io.Writer, s report.Style) {
 
 // writeJSON prints a message as one line for a program.
 func (m message) writeJSON(w io.Writer) {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(map[string]message{"error": m})
+	_, _ = w.Write(event.VisibleJSON(b.Bytes()))
 }
 
 // warn prints what the person should know and what stops nothing.

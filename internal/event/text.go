@@ -3,9 +3,11 @@ package event
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -110,5 +112,34 @@ func Marshal(e Event) ([]byte, error) {
 	if err := enc.Encode(e); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return VisibleJSON(b.Bytes()), nil
+}
+
+// VisibleJSON writes what can't be seen in JSON text as \uXXXX, which means the
+// same: encoding/json leaves alone what terminals obey (U+0080 to U+009F are
+// control sequences as well) and what turns a line round (U+202E).
+func VisibleJSON(text []byte) []byte {
+	visible := true
+	for _, r := range string(text) {
+		if r != '\n' && !strconv.IsPrint(r) {
+			visible = false
+			break
+		}
+	}
+	if visible {
+		return text
+	}
+	var b []byte
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || strconv.IsPrint(r):
+			b = utf8.AppendRune(b, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, hi, lo)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
 }
