@@ -189,17 +189,9 @@ func oneLine(err error) string { return strings.TrimRight(err.Error(), "\n") }
 
 // write prints a message for a person.
 func (m message) write(w io.Writer, s report.Style) {
-	var b strings.Builder
 	for _, x := range append([]message{m}, m.more...) {
-		b.WriteString(s.Fold("cofferdam: "+x.Text, 2) + "\n")
-		if x.Rule != "" {
-			b.WriteString(s.Fold("  rule: "+x.Rule, 4) + "\n")
-		}
-		for _, h := range x.Hints {
-			b.WriteString(s.Fold("  hint: "+h, 4) + "\n")
-		}
+		report.Told{Text: x.Text, Rule: x.Rule, Hints: x.Hints}.Write(w, s)
 	}
-	_, _ = io.WriteString(w, b.String()) // there is no place left to complain
 }
 
 // writeJSON prints a message as one line for a program.

@@ -386,14 +386,14 @@ func recoverSession(store *session.Store, i session.Info, c Caller) {
 	}
 	rep, err := workspace.Sweep(&b, i.Dir)
 	for _, m := range rep.SetAside {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
-			i.ID, report.Quote(string(m.Path)), m.Reason, m.Undo)
+		c.tell("session "+i.ID+" was interrupted; set aside "+report.Quote(string(m.Path))+": "+m.Reason, "", "")
+		fmt.Fprintf(c.Err, "  to restore it: %s\n", report.Plain(m.Undo)) // not folded: it is copied
 	}
 	if err == nil {
 		err = unsettled(rep)
 	}
 	if err != nil {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted: %s\n", i.ID, report.Quote(err.Error()))
+		c.tell("session "+i.ID+" was interrupted: "+err.Error(), "", "")
 		claim.Release()
 		return
 	}
@@ -417,17 +417,8 @@ func streamsOf(c Caller, o Options) boundary.Streams {
 // tell prints, before the start, what the person should know: warnings, and what
 // was allowed and can't be given.
 func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
-	say := func(text, at, hint string) {
-		fmt.Fprintf(c.Err, "cofferdam: %s\n", report.Quote(text))
-		if at != "" {
-			fmt.Fprintf(c.Err, "  at: %s\n", report.Quote(at))
-		}
-		if hint != "" {
-			fmt.Fprintf(c.Err, "  hint: %s\n", report.Quote(hint))
-		}
-	}
 	for _, w := range warnings {
-		say(w.Text, Place(w.Origin), w.Hint)
+		c.tell("warning: "+w.Text, Place(w.Origin), w.Hint)
 	}
 	network := false
 	for _, r := range p.Rules {
@@ -436,12 +427,17 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 		case r.Mechanism == "net-namespace":
 			if !network {
 				network = true
-				say("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
+				c.tell("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
 			}
 		default:
-			say(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
+			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
 		}
 	}
+}
+
+// tell says one thing to the person at the other end.
+func (c Caller) tell(text, rule, hint string) {
+	report.Told{Text: text, Rule: rule, Hints: []string{hint}}.Write(c.Err, report.StyleOf(c.Err, c.Environ))
 }
 
 // Place is where a rule stands, for a person: "policy.jsonc:12", "built-in".
