@@ -131,6 +131,8 @@ func fakeError(kind string) error {
 			{File: "p.jsonc", Line: 3, Col: 5, Key: "filesystem.denyReed", Text: "unknown key", Hint: "did you mean denyRead?"},
 			{File: "p.jsonc", Line: 9, Text: "want a list"},
 		}}
+	case "nofile":
+		return &flow.PolicyError{Problems: []flow.Problem{{File: "p.jsonc", Text: "no such file or directory"}}}
 	case "manyproblems":
 		return &flow.PolicyError{Problems: make([]flow.Problem, 40)}
 	case "limit":

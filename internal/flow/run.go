@@ -40,6 +40,9 @@ func boundaryFor(p *prepared) (boundary.Boundary, error) {
 // Run is one run from beginning to end. The status is the command's own, unless
 // the error is not nil.
 func Run(ctx context.Context, o Options, c Caller) (int, error) {
+	if err := nested(c); err != nil {
+		return 0, err
+	}
 	store, err := session.Open(c.Environ)
 	if err != nil {
 		return 0, err
@@ -108,6 +111,23 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, r.failed(err)
 	}
 	return r.finish(result)
+}
+
+// nested refuses to start inside of a boundary, in words for just that: what fails
+// otherwise is the state directory, which is masked, and says something else. Both
+// marks are ours: the variable alone could be left over from anywhere, and with the
+// switch in the kernel off, nothing could start anyhow.
+func nested(c Caller) error {
+	if variable(c.Environ, "COFFERDAM") == "" {
+		return nil
+	}
+	b, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err != nil || strings.TrimSpace(string(b)) != "0" {
+		return nil // not ours, or can't tell: the start itself will
+	}
+	return &RefusedError{Boundary: "native", Gaps: []plan.Gap{{Required: true, Missing: "user namespaces",
+		Because: "this is already inside a boundary of cofferdam, and there is none inside of another",
+		Remedy:  "run the command without cofferdam: what it starts is kept in already"}}}
 }
 
 // pending is a signal that has come and asks us to end; 0 for none.
