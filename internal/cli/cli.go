@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 
+	"cofferdam/internal/event"
 	"cofferdam/internal/flow"
 	"cofferdam/internal/report"
 )
@@ -89,7 +90,7 @@ func (c *call) printJSON(v any) error {
 	if err := enc.Encode(v); err != nil {
 		return err
 	}
-	return c.print(b.String())
+	return c.print(string(event.VisibleJSON(b.Bytes())))
 }
 
 // Main carries out one command line (args without the program's name) and

@@ -131,6 +131,8 @@ func fakeError(kind string) error {
 			{File: "p.jsonc", Line: 3, Col: 5, Key: "filesystem.denyReed", Text: "unknown key", Hint: "did you mean denyRead?"},
 			{File: "p.jsonc", Line: 9, Text: "want a list"},
 		}}
+	case "nofile":
+		return &flow.PolicyError{Problems: []flow.Problem{{File: "p.jsonc", Text: "no such file or directory"}}}
 	case "manyproblems":
 		return &flow.PolicyError{Problems: make([]flow.Problem, 40)}
 	case "limit":
@@ -352,10 +354,12 @@ func TestExitCodeOfEachError(t *testing.T) {
 	if got := Main(t.Context(), fakeApp(), []string{"run", "fail", "panic"}, nil, nil, null, null); got != 70 {
 		t.Errorf("panic: %d", got)
 	}
-	if full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0); err == nil {
-		defer full.Close()
-		if got := Main(t.Context(), fakeApp(), []string{"version"}, nil, nil, full, null); got != 74 {
-			t.Errorf("full disk under standard output: %d", got)
-		}
+	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer full.Close()
+	if got := Main(t.Context(), fakeApp(), []string{"version"}, nil, nil, full, null); got != 74 {
+		t.Errorf("full disk under standard output: %d", got)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"cofferdam/internal/flow"
+	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
 	"cofferdam/internal/report"
 )
@@ -90,7 +91,7 @@ func policyText(e *policy.Effective) string {
 		row(report.Plain(r.Key), report.Quote(r.Value), origin("", r.Origin))
 	}
 	for _, r := range e.Limits {
-		row("limit", fmt.Sprintf("%s %d %s", report.Plain(r.Name), r.Value, r.Unit), origin("", r.Origin))
+		row("limit", report.Plain(r.Name+" "+plan.Amount(r.Value, r.Unit)), origin("", r.Origin))
 	}
 	return b.String()
 }

@@ -33,7 +33,7 @@ Flags end at the command's name: what follows belongs to the command.`,
 			f.text(&o.Timeout, "timeout", "TIME", "end the run after this long, e.g. 30m")
 			f.text(&o.Name, "name", "NAME", "name of the session, for exec and logs")
 			f.flag(&o.DryRun, "dry-run", 0, "print the plan, start nothing")
-			f.flag(&o.JSON, "json", 0, "events, the plan and errors as JSON")
+			f.flag(&o.JSON, "json", 0, "the plan and errors as JSON, and no summary; logs --json has the events")
 		},
 		run: func(c *call, words []string) (int, error) {
 			c.json = o.JSON

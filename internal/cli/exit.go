@@ -53,8 +53,8 @@ func exitCodes() []exitCode {
 		{exitForbidden, "forbidden", "the policy forbids it, or a policy file is not trusted"},
 		{exitTimeout, "time-limit", "the time limit was reached; everything inside was ended"},
 		{exitLimit, "limit", "another ceiling of the policy was reached (memory, processes); everything inside was ended"},
-		{exitNoExec, "cannot-execute", "the command was found but can't be executed inside"},
-		{exitNotFound, "not-found", "the command was not found inside"},
+		{exitNoExec, "cannot-execute", "the command was found and can't be executed, as with a shell"},
+		{exitNotFound, "not-found", "the command was not found: not installed, or not there inside"},
 		{exitInterrupt, "interrupted", "interrupted before the command ran"},
 	}
 }

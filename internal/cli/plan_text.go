@@ -27,7 +27,7 @@ func planText(p *plan.Plan) string {
 		row("profiles", "%s", report.Plain(strings.Join(p.Profiles, ", ")))
 	}
 	for _, l := range p.Limits {
-		row("limit", "%s %d %s: %s by %s%s", report.Plain(l.Name), l.Value, l.Unit, l.Status, report.Plain(l.Mechanism), note(l.Note))
+		row("limit", "%s %s: %s by %s%s", report.Plain(l.Name), report.Plain(plan.Amount(l.Value, l.Unit)), l.Status, report.Plain(l.Mechanism), note(l.Note))
 	}
 	b.WriteString("\nfiles:\n")
 	for _, m := range p.Mounts {

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +10,7 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary"
+	"cofferdam/internal/event"
 	"cofferdam/internal/flow"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -96,8 +98,10 @@ func describe(err error) message {
 			one := message{Text: report.Plain(text + p.Text)}
 			if p.Hint != "" {
 				one.Hints = []string{report.Plain(p.Hint)}
-			} else if i == 0 {
+			} else if i == 0 && p.Line > 0 {
 				one.Hints = []string{"cofferdam policy schema describes every key"}
+			} else if i == 0 {
+				one.Hints = []string{"name a file that is there and that you may read"}
 			}
 			if i == 0 {
 				m.Text, m.Hints = one.Text, one.Hints
@@ -138,11 +142,17 @@ func describe(err error) message {
 		hint("cofferdam doctor shows what this machine can do")
 	case errors.As(err, &exec):
 		m.Text = "can't execute " + report.Quote(exec.Program) + " inside: " + report.Plain(exec.Errno.Error())
-		switch exec.Errno {
-		case syscall.ENOENT:
-			hint("cofferdam policy explain read " + report.Shell(exec.Program) + " tells whether the inside can see it")
-		case syscall.EACCES:
-			hint("is it executable, and may it be read inside?")
+		switch {
+		case exec.Errno == syscall.ENOENT && !strings.Contains(exec.Program, "/"):
+			m.Text = "command not found: " + report.Quote(exec.Program)
+			hint("it is in no directory of PATH: is it installed?")
+		case exec.Errno == syscall.ENOENT:
+			m.Text = "command not found: " + report.Quote(exec.Program)
+			hint("if the file is there, what its #! line or its loader names is not: cofferdam policy explain read FILE")
+		case exec.Errno == syscall.ENOEXEC:
+			hint("it is no program of this machine; a script needs a #! line")
+		case exec.Errno == syscall.EACCES:
+			hint("chmod +x makes a file executable; a file system that is mounted noexec, or a rule, can refuse it too")
 		}
 	case errors.As(err, &state):
 		if state.Hint == "" {
@@ -187,24 +197,18 @@ func oneLine(err error) string { return strings.TrimRight(err.Error(), "\n") }
 
 // write prints a message for a person.
 func (m message) write(w io.Writer, s report.Style) {
-	var b strings.Builder
 	for _, x := range append([]message{m}, m.more...) {
-		b.WriteString(s.Fold("cofferdam: "+x.Text, 2) + "\n")
-		if x.Rule != "" {
-			b.WriteString(s.Fold("  rule: "+x.Rule, 4) + "\n")
-		}
-		for _, h := range x.Hints {
-			b.WriteString(s.Fold("  hint: "+h, 4) + "\n")
-		}
+		report.Told{Text: x.Text, Rule: x.Rule, Hints: x.Hints}.Write(w, s)
 	}
-	_, _ = io.WriteString(w, b.String()) // there is no place left to complain
 }
 
 // writeJSON prints a message as one line for a program.
 func (m message) writeJSON(w io.Writer) {
-	enc := json.NewEncoder(w)
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
 	_ = enc.Encode(map[string]message{"error": m})
+	_, _ = w.Write(event.VisibleJSON(b.Bytes()))
 }
 
 // warn prints what the person should know and what stops nothing.

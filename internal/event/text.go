@@ -3,9 +3,11 @@ package event
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -31,7 +33,7 @@ func Escape(s string) string {
 	for i := 0; i < len(s); {
 		r, n := utf8.DecodeRuneInString(s[i:])
 		switch {
-		case r == utf8.RuneError && n == 1, s[i] == '\\' && isEscape(s[i:]):
+		case r == utf8.RuneError && n == 1, s[i] == '\\' && IsEscape(s[i:]):
 			b.WriteString(`\x`)
 			b.WriteByte(hexDigits[s[i]>>4])
 			b.WriteByte(hexDigits[s[i]&15])
@@ -51,7 +53,7 @@ func Unescape(s string) string {
 	}
 	b := make([]byte, 0, len(s))
 	for i := 0; i < len(s); {
-		if isEscape(s[i:]) {
+		if IsEscape(s[i:]) {
 			v, _ := strconv.ParseUint(s[i+2:i+4], 16, 8)
 			b = append(b, byte(v))
 			i += 4
@@ -65,9 +67,9 @@ func Unescape(s string) string {
 
 const hexDigits = "0123456789abcdef"
 
-// isEscape reports whether s starts with \xNN, in lower case only: Escape and
+// IsEscape reports whether s starts with \xNN, in lower case only: Escape and
 // Unescape must agree on what an escape is.
-func isEscape(s string) bool {
+func IsEscape(s string) bool {
 	return len(s) >= 4 && s[0] == '\\' && s[1] == 'x' &&
 		strings.IndexByte(hexDigits, s[2]) >= 0 && strings.IndexByte(hexDigits, s[3]) >= 0
 }
@@ -110,5 +112,34 @@ func Marshal(e Event) ([]byte, error) {
 	if err := enc.Encode(e); err != nil {
 		return nil, err
 	}
-	return b.Bytes(), nil
+	return VisibleJSON(b.Bytes()), nil
+}
+
+// VisibleJSON writes what can't be seen in JSON text as \uXXXX, which means the
+// same: encoding/json leaves alone what terminals obey (U+0080 to U+009F are
+// control sequences as well) and what turns a line round (U+202E).
+func VisibleJSON(text []byte) []byte {
+	visible := true
+	for _, r := range string(text) {
+		if r != '\n' && !strconv.IsPrint(r) {
+			visible = false
+			break
+		}
+	}
+	if visible {
+		return text
+	}
+	var b []byte
+	for _, r := range string(text) {
+		switch {
+		case r == '\n' || strconv.IsPrint(r):
+			b = utf8.AppendRune(b, r)
+		case r > 0xffff:
+			hi, lo := utf16.EncodeRune(r)
+			b = fmt.Appendf(b, `\u%04x\u%04x`, hi, lo)
+		default:
+			b = fmt.Appendf(b, `\u%04x`, r)
+		}
+	}
+	return b
 }

@@ -91,7 +91,9 @@ type TimeoutError struct {
 	Origin plan.Origin
 }
 
-func (e *TimeoutError) Error() string { return fmt.Sprintf("the time limit of %s is reached", e.Limit) }
+func (e *TimeoutError) Error() string {
+	return "the time limit of " + plan.Amount(e.Limit.Milliseconds(), "ms") + " is reached"
+}
 
 // LimitError: a run was ended by a ceiling other than time.
 type LimitError struct {
@@ -101,7 +103,7 @@ type LimitError struct {
 }
 
 func (e *LimitError) Error() string {
-	return fmt.Sprintf("the limit of %s is reached: %d %s", e.Limit.Name, e.Limit.Value, e.Limit.Unit)
+	return "the limit of " + e.Limit.Name + " is reached: " + plan.Amount(e.Limit.Value, e.Limit.Unit)
 }
 
 // UnsweptError: names that programs on the host obey have appeared in the

@@ -69,6 +69,11 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	})
 	var ce *compile.Error
 	if errors.As(err, &ce) {
+		// No rule helps to what is not there. (Only now: in the private home
+		// there may be what the host does not have.)
+		if _, err := os.Stat(program); errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(ce.Text, program+" ") {
+			return nil, &boundary.ExecError{Program: program, Errno: syscall.ENOENT}
+		}
 		return nil, &ForbiddenError{Text: ce.Text, Rule: ce.Rule, Origin: ce.Origin, Hint: ce.Hint}
 	}
 	return p, err
@@ -360,16 +365,24 @@ func findProgram(command []string, c Caller, p place) (string, error) {
 		}
 		return filepath.Clean(name), nil
 	}
+	missing := &boundary.ExecError{Program: name, Errno: syscall.ENOENT}
 	for _, dir := range filepath.SplitList(variable(c.Environ, "PATH")) {
 		if !filepath.IsAbs(dir) {
 			continue // never a program of the directory one happens to be in
 		}
 		full := filepath.Join(dir, name)
-		if st, err := os.Stat(full); err == nil && st.Mode().IsRegular() && st.Mode()&0o111 != 0 {
+		st, err := os.Stat(full)
+		if err != nil || !st.Mode().IsRegular() {
+			continue
+		}
+		if st.Mode()&0o111 != 0 {
 			return full, nil
 		}
+		if missing.Errno == syscall.ENOENT {
+			missing = &boundary.ExecError{Program: full, Errno: syscall.EACCES}
+		}
 	}
-	return "", &boundary.ExecError{Program: name, Errno: syscall.ENOENT}
+	return "", missing
 }
 
 // stateDir is where sessions, private homes and trust are kept.

@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -16,7 +17,7 @@ type recorder struct {
 	mu      sync.Mutex
 	writer  *event.Writer
 	folded  *event.Coalescer
-	sum     report.Summary // of what add was given
+	sum     report.Summary // bounds itself, each kind on its own
 	asides  int
 	stop    chan struct{} // ends the clock; nil while there is none
 	onError func()
@@ -71,14 +72,16 @@ func (r *recorder) add(e event.Event) {
 	if r.writer == nil {
 		return
 	}
-	_ = r.sum.Event(e)
+	var out event.Event
 	var err error
 	if e.Kind == event.SetAside && r.asides < asidesInFull {
 		r.asides++
-		_, err = r.writer.Append(e)
+		out, err = r.writer.Append(e)
 	} else {
-		_, _, err = r.folded.Add(e)
+		out, _, err = r.folded.Add(e)
 	}
+	out.Detail = e.Detail // whole: of a name that was set aside it is the line to copy
+	_ = r.sum.Event(out)
 	if err != nil && r.onError != nil {
 		r.onError()
 	}
@@ -132,9 +135,9 @@ func (r *recorder) head() (int64, string) {
 	return r.writer.Head()
 }
 
-// summary is what a person should hear of at the end.
-func (r *recorder) summary() report.Summary {
+// tell writes what a person should hear of at the end.
+func (r *recorder) tell(w io.Writer, style report.Style, id string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.sum
+	_ = r.sum.WriteText(w, style, id) // there is no place left to complain
 }

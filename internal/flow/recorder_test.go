@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"cofferdam/internal/event"
+	"cofferdam/internal/report"
 )
 
 func record(t *testing.T, flags int) (*recorder, string) {
@@ -40,7 +41,7 @@ func TestNoiseHidesNothingSetAside(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sum := r.summary()
+	sum := &r.sum
 	if n := len(sum.SetAway) + sum.More[event.SetAside]; n != 20 {
 		t.Errorf("the summary speaks of %d", n)
 	}
@@ -72,6 +73,32 @@ func TestRecordThatCannotBeWritten(t *testing.T) {
 	for name, err := range map[string]error{"event": r.write(event.Event{Kind: event.Running}), "end": r.write(event.Event{Kind: event.End}), "flush": r.flush()} {
 		if !errors.As(err, &log) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The inside decides how much is refused. It can't push what has to be looked at out
+// of the summary with that, and the counts stay true.
+func TestFloodHidesNothing(t *testing.T) {
+	r, _ := record(t, os.O_APPEND|os.O_WRONLY)
+	const flood = 5000
+	for i := range flood {
+		r.add(event.Event{Kind: event.Denied, Access: "read", Action: "open", Subject: fmt.Sprint("/home/k", i)})
+	}
+	undo := "mv -n -- /state/" + strings.Repeat("x", 3000) + " /p/.vscode"
+	r.add(event.Event{Kind: event.SetAside, Subject: ".vscode\xff", To: "/state/.vscode", Detail: undo})
+	r.add(event.Event{Kind: event.LimitHit, Subject: "memory", Detail: "2 of 1"})
+	if err := r.flush(); err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	r.tell(&b, report.Style{}, "id")
+	for _, want := range []string{
+		"set aside (", `  .vscode\xff`, "to restore it: " + undo + "\n", "limits reached:", "  memory - 2 of 1",
+		fmt.Sprintf("and %d more\n", flood-10),
+	} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("the summary does not say %q:\n%s", want, b.String())
 		}
 	}
 }

@@ -41,6 +41,9 @@ func boundaryFor(p *prepared) (boundary.Boundary, error) {
 // Run is one run from beginning to end. The status is the command's own, unless
 // the error is not nil.
 func Run(ctx context.Context, o Options, c Caller) (int, error) {
+	if err := nested(c); err != nil {
+		return 0, err
+	}
 	store, err := session.Open(c.Environ)
 	if err != nil {
 		return 0, err
@@ -111,6 +114,23 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, r.failed(err)
 	}
 	return r.finish(result)
+}
+
+// nested refuses to start inside of a boundary, in words for just that: what fails
+// otherwise is the state directory, which is masked, and says something else. Both
+// marks are ours: the variable alone could be left over from anywhere, and with the
+// switch in the kernel off, nothing could start anyhow.
+func nested(c Caller) error {
+	if variable(c.Environ, "COFFERDAM") == "" {
+		return nil
+	}
+	b, err := os.ReadFile("/proc/sys/user/max_user_namespaces")
+	if err != nil || strings.TrimSpace(string(b)) != "0" {
+		return nil // not ours, or can't tell: the start itself will
+	}
+	return &RefusedError{Boundary: "native", Gaps: []plan.Gap{{Required: true, Missing: "user namespaces",
+		Because: "this is already inside a boundary of cofferdam, and there is none inside of another",
+		Remedy:  "run the command without cofferdam: what it starts is kept in already"}}}
 }
 
 // pending is a signal that has come and asks us to end; 0 for none.
@@ -217,7 +237,7 @@ func (r *run) entered() []int {
 }
 
 func (r *run) limitHit(h supervise.Hit) {
-	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: fmt.Sprintf("%d of %d %s", h.Seen, h.Limit.Value, h.Limit.Unit)})
+	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: plan.Amount(h.Seen, h.Limit.Unit) + " of " + plan.Amount(h.Limit.Value, h.Limit.Unit)})
 }
 
 func (r *run) setAside(m workspace.Aside) {
@@ -379,8 +399,7 @@ func (r *run) summary() {
 	if r.options.JSON {
 		return // logs --json has them
 	}
-	sum := r.recorder.summary()
-	_ = sum.WriteText(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
+	r.recorder.tell(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
 }
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what was
@@ -420,11 +439,11 @@ func recoverSession(ctx context.Context, store *session.Store, i session.Info, c
 	}
 	rep, err := workspace.Sweep(&b, i.Dir)
 	for _, m := range rep.SetAside {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; set aside %s: %s\n  to put it back: %s\n",
-			i.ID, report.Quote(string(m.Path)), report.Quote(m.Reason), m.Undo)
+		c.tell("session "+i.ID+" was interrupted; set aside "+report.Quote(string(m.Path))+": "+m.Reason, "", "")
+		fmt.Fprintf(c.Err, "  to restore it: %s\n", report.Plain(m.Undo)) // not folded: it is copied
 	}
 	for _, u := range rep.Unusual {
-		fmt.Fprintf(c.Err, "cofferdam: session %s was interrupted; in its workspace %s %s\n", i.ID, report.Quote(string(u.Path)), report.Quote(u.What))
+		c.tell("session "+i.ID+" was interrupted; in its workspace "+report.Quote(string(u.Path))+" "+u.What, "", "")
 	}
 	if err == nil {
 		err = unsettled(rep)
@@ -453,17 +472,8 @@ func streamsOf(c Caller, o Options) boundary.Streams {
 // tell prints, before the start, what the person should know: warnings, and what
 // was allowed and can't be given.
 func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
-	say := func(text, at, hint string) {
-		fmt.Fprintf(c.Err, "cofferdam: %s\n", report.Quote(text))
-		if at != "" {
-			fmt.Fprintf(c.Err, "  at: %s\n", report.Quote(at))
-		}
-		if hint != "" {
-			fmt.Fprintf(c.Err, "  hint: %s\n", report.Quote(hint))
-		}
-	}
 	for _, w := range warnings {
-		say(w.Text, Place(w.Origin), w.Hint)
+		c.tell("warning: "+w.Text, Place(w.Origin), w.Hint)
 	}
 	network := false
 	for _, r := range p.Rules {
@@ -472,12 +482,17 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 		case r.Mechanism == "net-namespace":
 			if !network {
 				network = true
-				say("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
+				c.tell("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
 			}
 		default:
-			say(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
+			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
 		}
 	}
+}
+
+// tell says one thing to the person at the other end.
+func (c Caller) tell(text, rule, hint string) {
+	report.Told{Text: text, Rule: rule, Hints: []string{hint}}.Write(c.Err, report.StyleOf(c.Err, c.Environ))
 }
 
 // Place is where a rule stands, for a person: "policy.jsonc:12", "built-in".

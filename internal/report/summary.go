@@ -140,15 +140,21 @@ func allow(e event.Event) string {
 	}
 	switch e.Access {
 	case "read":
-		return "--allow-read " + Shell(e.Subject)
+		return "--allow-read " + pattern(e.Subject)
 	case "write":
-		return "--allow-write " + Shell(e.Subject)
+		return "--allow-write " + pattern(e.Subject)
 	case "env":
 		return "--env " + Shell(e.Subject)
 	case "connect":
 		return "--allow-domain " + Shell(e.Subject)
 	}
 	return ""
+}
+
+// pattern is a path as a word of a command line that takes patterns: the inside
+// chose the name, and one with a star in it must not open its neighbours.
+func pattern(stored string) string {
+	return word(strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(event.Unescape(stored)))
 }
 
 // WriteText writes the summary for a person, or nothing if the run was
@@ -178,7 +184,8 @@ func (s *Summary) WriteText(w io.Writer, style Style, id string) error {
 				line(4, "why: "+Plain(r.Reason))
 			}
 			if r.Allow != "" {
-				line(4, "to allow it: cofferdam run "+r.Allow)
+				// Not folded: it is copied.
+				b.WriteString("    to allow it: cofferdam run " + r.Allow + "\n")
 			} else {
 				line(4, "no rule allows it")
 			}

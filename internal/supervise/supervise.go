@@ -164,6 +164,9 @@ func Run(ctx context.Context, running boundary.Running, p *plan.Plan, s boundary
 		signals, stop = Subscribe(terminal)
 		defer stop()
 	}
+	if err := known(p.Limits); err != nil {
+		return Result{}, err
+	}
 	var lost, drained <-chan struct{}
 	if terminal {
 		relay, err := newRelay(s.In, s.Out, master)
@@ -187,6 +190,21 @@ func Run(ctx context.Context, running boundary.Running, p *plan.Plan, s boundary
 
 	res, err := r.loop(ctx, p, watch, signals, waited, lost, drained, &over)
 	return res, err
+}
+
+// known says whether every ceiling that nobody but us holds is one that we hold:
+// a unit or a name that we would pass over is a rule that does not hold.
+func known(limits []plan.Limit) error {
+	units := map[string]string{"time": "ms", "memory": "bytes", "processes": "count"}
+	for _, l := range limits {
+		if l.Mechanism != "watch" && l.Mechanism != "supervisor" && l.Name != "time" {
+			continue
+		}
+		if unit, ok := units[l.Name]; !ok || l.Unit != unit || l.Value <= 0 || l.Mechanism == "supervisor" && l.Name != "time" {
+			return fmt.Errorf("the limit %s %d %s by %s: nobody here can hold it", l.Name, l.Value, l.Unit, l.Mechanism)
+		}
+	}
+	return nil
 }
 
 // run is the state of one Run; only Run's goroutine touches it, except for
@@ -242,7 +260,7 @@ func (r *run) loop(ctx context.Context, p *plan.Plan, watch *watch, signals <-ch
 ) (Result, error) {
 	var deadline <-chan time.Time
 	limit, timed := p.Limit("time")
-	if timed && limit.Value > 0 && limit.Unit == "ms" {
+	if timed {
 		// Monotonic time: hours asleep with the lid closed don't count.
 		t := time.NewTimer(time.Duration(limit.Value) * time.Millisecond)
 		defer t.Stop()

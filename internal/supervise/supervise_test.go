@@ -192,6 +192,20 @@ func TestWaitError(t *testing.T) {
 	}
 }
 
+// A ceiling that we don't understand is not passed over: nothing runs under it.
+func TestUnknownCeilings(t *testing.T) {
+	for _, p := range []*plan.Plan{
+		withLimit("time", "s", "supervisor", 5), withLimit("time", "ms", "supervisor", 0), withLimit("time", "ms", "rlimit", -1),
+		withLimit("memory", "MiB", "watch", 5), withLimit("memory", "bytes", "watch", 0), withLimit("memory", "bytes", "supervisor", 5),
+		withLimit("processes", "", "watch", 5), withLimit("disk", "bytes", "watch", 5),
+	} {
+		f := newFake(obedient)
+		if _, err := Run(context.Background(), f, p, boundary.Streams{}, Options{Signals: make(chan os.Signal)}); err == nil || f.killed == 0 {
+			t.Errorf("%+v: %v, %d kills", p.Limits, err, f.killed)
+		}
+	}
+}
+
 // A panic anywhere in the run comes out of Run, and nothing inside is left.
 func TestPanics(t *testing.T) {
 	for name, c := range map[string]struct {

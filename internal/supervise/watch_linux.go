@@ -80,10 +80,10 @@ const (
 // could not see the processes: a ceiling that nobody holds is worse than none.
 func newWatch(root int, p *plan.Plan) (*watch, error) {
 	w := &watch{root: root, page: int64(os.Getpagesize()), buf: make([]byte, 16<<10)}
-	if l, ok := p.Limit("memory"); ok && l.Mechanism == "watch" && l.Value > 0 {
+	if l, ok := p.Limit("memory"); ok && l.Mechanism == "watch" {
 		w.memory = l
 	}
-	if l, ok := p.Limit("processes"); ok && l.Mechanism == "watch" && l.Value > 0 {
+	if l, ok := p.Limit("processes"); ok && l.Mechanism == "watch" {
 		w.tasks = l
 	}
 	if w.memory.Value == 0 && w.tasks.Value == 0 {

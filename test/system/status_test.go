@@ -33,6 +33,7 @@ func TestStatusPassesThrough(t *testing.T) {
 		{"a directory", []string{"/usr"}, 126},
 		{"not found on PATH", []string{"no-such-program"}, 127},
 		{"not found by name", []string{"./no-such-program"}, 127},
+		{"not found outside of what can be read", []string{"/nonexistent/program"}, 127},
 		{"no interpreter", []string{"./bad-interpreter"}, 127},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -47,6 +48,20 @@ func TestStatusPassesThrough(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Inside of a boundary there is no second one, and that is what is said.
+func TestNested(t *testing.T) {
+	s := newSite(t)
+	program, err := os.ReadFile(binary)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.write(t, "cofferdam", string(program))
+	if err := os.Chmod(s.workspace+"/cofferdam", 0o755); err != nil {
+		t.Fatal(err)
+	}
+	s.run(t, "run", "--", "./cofferdam", "run", "--", "true").complains(t, 69, "already inside a boundary of cofferdam", "hint: run the command without cofferdam")
 }
 
 // A daemon that forks twice ends with the command, and does not hold it up.

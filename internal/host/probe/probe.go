@@ -113,9 +113,24 @@ func homeOf(passwd, env string, uid int) string {
 	return ""
 }
 
+// outermost says that we are in the first pid, ipc and uts namespaces of the kernel,
+// whose numbers are fixed (include/linux/proc_ns.h): engines give each container its
+// own of at least one. Could not tell is no.
+func (m machine) outermost() bool {
+	for _, ns := range []string{"pid:[4026531836]", "ipc:[4026531839]", "uts:[4026531838]"} {
+		name, _, _ := strings.Cut(ns, ":")
+		if link, err := os.Readlink(m.root + "/proc/self/ns/" + name); err != nil || link != ns {
+			return false
+		}
+	}
+	return true
+}
+
 // container names the engine that holds us, "" for none that shows.
 func (m machine) container() string {
 	switch {
+	case m.outermost():
+		return "" // a machine made from an image keeps the image's /.dockerenv
 	case m.exists("/.dockerenv"):
 		return "docker"
 	case m.exists("/run/.containerenv"):

@@ -92,6 +92,33 @@ func tree(t *testing.T, files map[string]string) machine {
 	return machine{root}
 }
 
+// The marks of an engine on a machine that is no container are no reason to tell
+// anybody of the engine's flags.
+func TestMarksOfAnImage(t *testing.T) {
+	first := map[string]string{"pid": "pid:[4026531836]", "ipc": "ipc:[4026531839]", "uts": "uts:[4026531838]"}
+	for _, private := range []string{"", "pid", "ipc", "uts", "unknown"} {
+		m := tree(t, map[string]string{"/.dockerenv": ""})
+		os.MkdirAll(m.root+"/proc/self/ns", 0o755)
+		for name, link := range first {
+			if name == private {
+				link = name + ":[4026532001]"
+			}
+			if private != "unknown" {
+				if err := os.Symlink(link, m.root+"/proc/self/ns/"+name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		want := "docker"
+		if private == "" {
+			want = ""
+		}
+		if got := m.container(); got != want {
+			t.Errorf("own namespace %q: %q, want %q", private, got, want)
+		}
+	}
+}
+
 func TestContainer(t *testing.T) {
 	for want, files := range map[string]map[string]string{
 		"docker":     {"/.dockerenv": "", "/proc/1/cgroup": "0::/\n"},

@@ -1,7 +1,6 @@
 package compile
 
 import (
-	"fmt"
 	"slices"
 	"sort"
 	"strings"
@@ -145,7 +144,7 @@ func (c *compiler) limits() {
 			l.Status, l.Note = plan.Impossible, "unknown limit"
 			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the limit " + name, Because: "nothing here can hold it", Remedy: "remove it from the policy"})
 		}
-		l.Rule = c.rule(fmt.Sprintf("limit %s %d %s", l.Name, l.Value, l.Unit), r.Origin, l.Status, l.Mechanism, l.Note)
+		l.Rule = c.rule("limit "+l.Name+" "+plan.Amount(l.Value, l.Unit), r.Origin, l.Status, l.Mechanism, l.Note)
 		c.p.Limits = append(c.p.Limits, l)
 	}
 }
