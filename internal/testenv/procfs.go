@@ -8,8 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"golang.org/x/sys/unix"
+	"syscall"
 )
 
 // CoverProc makes this a machine that allows no new procfs: it puts /dev/null over
@@ -39,10 +38,10 @@ func CoverProc(files ...string) error {
 		return err
 	}
 	defer parent.Close()
-	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
 		return fmt.Errorf("make mounts private: %w", err)
 	}
-	if err := unix.Mount("tmpfs", root, "tmpfs", 0, "mode=755"); err != nil {
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "mode=755"); err != nil {
 		return fmt.Errorf("mount on %s: %w", root, err)
 	}
 	if err := fill(root, "/", append(otherProcs(string(info)), root)); err != nil {
@@ -51,17 +50,17 @@ func CoverProc(files ...string) error {
 	if err := os.Chdir(root); err != nil {
 		return err
 	}
-	if err := unix.PivotRoot(".", "."); err != nil {
+	if err := syscall.PivotRoot(".", "."); err != nil {
 		return fmt.Errorf("pivot_root: %w", err)
 	}
-	if err := unix.Unmount(".", unix.MNT_DETACH); err != nil {
+	if err := syscall.Unmount(".", syscall.MNT_DETACH); err != nil {
 		return fmt.Errorf("unmount the old root: %w", err)
 	}
 	if err := parent.Remove(filepath.Base(root)); err != nil {
 		return err
 	}
 	for _, file := range files {
-		if err := unix.Mount("/dev/null", file, "", unix.MS_BIND, ""); err != nil {
+		if err := syscall.Mount("/dev/null", file, "", syscall.MS_BIND, ""); err != nil {
 			return fmt.Errorf("mount on %s: %w", file, err)
 		}
 	}
@@ -124,8 +123,8 @@ func fill(root, dir string, without []string) error {
 			}
 			continue
 		}
-		err = unix.Mount(from, to, "", unix.MS_BIND|unix.MS_REC, "")
-		if err != nil && !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.ENOENT) {
+		err = syscall.Mount(from, to, "", syscall.MS_BIND|syscall.MS_REC, "")
+		if err != nil && !errors.Is(err, syscall.EACCES) && !errors.Is(err, syscall.ENOENT) {
 			return fmt.Errorf("mount %s on %s: %w", from, to, err)
 		}
 	}
