@@ -150,8 +150,11 @@ func runDaemons(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 	if n, err := r.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "ready") {
 		t.Fatalf("%q %v", buf[:n], err)
 	}
-	if sleeping("4711") == 0 {
-		t.Error("control: no process was seen while the boundary was alive")
+	for deadline := time.Now().Add(5 * time.Second); sleeping("4711") == 0; {
+		if time.Now().After(deadline) {
+			t.Error("control: no process was seen while the boundary was alive")
+			break
+		}
 	}
 	check(t, run.Kill())
 	exit, err := run.Wait()
