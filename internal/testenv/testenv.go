@@ -100,6 +100,7 @@ const (
 	UserNamespaces Need = "userns"
 	Fuse           Need = "fuse"
 	Root           Need = "root"
+	Cgroup         Need = "cgroup"
 	Agents         Need = "agents"
 	Toolchains     Need = "toolchains"
 	Bubblewrap     Need = "bwrap"

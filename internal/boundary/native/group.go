@@ -13,12 +13,46 @@ import (
 
 // group is the control group of one boundary, if the plan has limits that only a
 // group can hold. A nil group is none.
-type group struct{ *cgroup.Group }
+type group struct {
+	cgroup.Door
+	owned *cgroup.Group // nil for a command that entered: it is not the one who ends it
+}
 
 // groups numbers the groups of this process.
 var groups atomic.Int64
 
 func newGroup(p *plan.Plan) (*group, error) {
+	kind, spec, err := groupSpec(p)
+	if kind == "" || err != nil {
+		return nil, err
+	}
+	g, err := cgroup.Create(kind, fmt.Sprintf("%d-%d", os.Getpid(), groups.Add(1)), spec)
+	if err != nil {
+		return nil, err
+	}
+	return &group{g.Door(), g}, nil
+}
+
+// joinedGroup is the group of the boundary that a command enters; dirs are what
+// its owner handed out. If the plan has ceilings that a group holds, there must
+// be one.
+func joinedGroup(p *plan.Plan, dirs []*os.File) (*group, error) {
+	kind, _, err := groupSpec(p)
+	if err != nil {
+		return nil, err
+	}
+	if kind == "" && len(dirs) == 0 {
+		return nil, nil
+	}
+	door, err := cgroup.Through(kind, dirs)
+	if err != nil {
+		return nil, err
+	}
+	return &group{Door: door}, nil
+}
+
+// groupSpec is what a group has to hold; the kind is empty if nothing.
+func groupSpec(p *plan.Plan) (cgroup.Kind, cgroup.Spec, error) {
 	var kind cgroup.Kind
 	var spec cgroup.Spec
 	for _, l := range p.Limits {
@@ -34,17 +68,10 @@ func newGroup(p *plan.Plan) (*group, error) {
 		case "cpus":
 			spec.MilliCPU = l.Value
 		default:
-			return nil, fmt.Errorf("limit %s: no control group holds it", l.Name)
+			return "", spec, fmt.Errorf("limit %s: no control group holds it", l.Name)
 		}
 	}
-	if kind == "" {
-		return nil, nil
-	}
-	g, err := cgroup.Create(kind, fmt.Sprintf("%d-%d", os.Getpid(), groups.Add(1)), spec)
-	if err != nil {
-		return nil, err
-	}
-	return &group{g}, nil
+	return kind, spec, nil
 }
 
 // directory is what to be born in (cgroup v2), -1 for none.
@@ -55,8 +82,8 @@ func (g *group) directory() int {
 	return int(g.Dir().Fd())
 }
 
-// attach moves pid 1 and the command, which waits, into the group, if they were
-// not born in it (cgroup v1).
+// attach moves the first child and the command, which waits, into the group, if
+// they were not born in it (cgroup v1).
 func (g *group) attach(pid int) error {
 	if g == nil || g.Dir() != nil {
 		return nil
@@ -77,11 +104,19 @@ func (g *group) attach(pid int) error {
 	return nil
 }
 
-// remove ends what is left in the group, and the group.
-func (g *group) remove() {
+// handOut is the way into the group for another process; none without a group.
+func (g *group) handOut() ([]*os.File, error) {
 	if g == nil {
+		return nil, nil
+	}
+	return g.owned.Copy()
+}
+
+// remove ends what is left in the group, and the group, if it is ours.
+func (g *group) remove() {
+	if g == nil || g.owned == nil {
 		return
 	}
-	_ = g.Kill()
-	_ = g.Remove()
+	_ = g.owned.Kill()
+	_ = g.owned.Remove()
 }
