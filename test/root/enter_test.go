@@ -67,7 +67,7 @@ func TestEnterTheGroup(t *testing.T) {
 	}
 	kind, _, why := cgroup.Probe()
 	if kind == "" {
-		testenv.Skip(t, testenv.Cgroup, why)
+		testenv.Skip(t, testenv.CgroupV1, why)
 	}
 	p := boundarytest.New(t).Plan("/bin/cat")
 	p.Limits = []plan.Limit{

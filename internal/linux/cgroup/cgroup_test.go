@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cofferdam/internal/host"
+	"cofferdam/internal/testenv"
 )
 
 // The test binary is also the programs that the tests put into a group; each
@@ -66,7 +67,7 @@ func group(t *testing.T, k Kind, s Spec) *Group {
 	g, err := Create(k, session(t), s)
 	if err != nil {
 		if refused(err) {
-			t.Skipf("no %s here: %v", k, err)
+			testenv.Skip(t, testenv.Need(k), fmt.Sprintf("no %s: %v", k, err))
 		}
 		t.Fatal(err)
 	}

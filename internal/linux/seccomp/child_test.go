@@ -323,12 +323,3 @@ func results(t testing.TB, out string) map[string]unix.Errno {
 	}
 	return m
 }
-
-// missing skips for want of something, or fails where REQUIRE names it.
-func missing(t testing.TB, fact, what string) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), fact) {
-		t.Fatalf("required: %s: %s", fact, what)
-	}
-	t.Skipf("missing %s: %s", fact, what)
-}
