@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/fusemask"
@@ -453,17 +454,40 @@ func (r *running) reap() {
 	r.mu.Unlock()
 }
 
+// enteredTime is how long Wait waits for the end of what has entered.
+const enteredTime = 5 * time.Second
+
 // Wait implements boundary.Running.
 func (r *running) Wait() (boundary.Exit, error) {
 	buf := make([]byte, 4)
 	_, err := io.ReadFull(r.status, buf)
-	if err == nil && r.inner {
+	r.mu.Lock()
+	r.over = true
+	entered := r.entered
+	r.mu.Unlock()
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		r.reap()
+	}()
+	switch {
+	case entered:
+		// What entered is no child of pid 1, which told without it. The kernel
+		// lets pid 1 end when all of these are dead and reaped by those who
+		// brought them in; one of those may be dead himself, and his heir may
+		// not reap.
+		select {
+		case <-reaped:
+		case <-time.After(enteredTime):
+			r.release()
+			return boundary.Exit{}, errors.New("a process that entered is still there, or nobody has reaped it")
+		}
+	case err == nil && r.inner:
 		// Pid 1 tells when all others are dead and reaped. Its own end, and
 		// that of its namespaces, is for the kernel to finish; we need not
 		// wait for it.
-		go r.reap()
-	} else {
-		r.reap()
+	default:
+		<-reaped
 	}
 	r.release()
 	if err != nil {
