@@ -63,6 +63,10 @@ type Running interface {
 	// Enter hands out what another process needs to start one more command
 	// in this boundary; see native.Enter.
 	Enter() ([]*os.File, error)
+	// Adopt answers, from now on, for the system calls refused to a command
+	// that entered, and reports them as denials of this boundary. listener is
+	// the seccomp listener of that command; it stays the caller's.
+	Adopt(listener *os.File) error
 }
 
 // Exit is how the command ended.

@@ -182,7 +182,7 @@ func fakeSession() {
 	if len(os.Args) > 2 { // live: carry out the command line meanwhile
 		srv, err := x.Serve(func(_ session.Peer, command []string) ([]*os.File, error) {
 			return []*os.File{os.Stdin}, nil
-		})
+		}, nil)
 		if err != nil {
 			panic(err)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -51,14 +52,16 @@ func Exec(ctx context.Context, name string, command []string, c Caller) (int, er
 	streams := streamsOf(c, Options{})
 	signals, stop := supervise.Subscribe(streams.Terminal)
 	defer stop()
-	running, err := native.Boundary{}.Enter(ctx, p, files, streams, nil)
+	running, err := native.Boundary{}.Enter(ctx, p, files, streams, func(listener *os.File) error {
+		return store.Adopt(info, listener)
+	})
 	for _, f := range files {
 		f.Close()
 	}
 	if err != nil {
 		return 0, err
 	}
-	// Limits are the session's, held by its own supervisor.
+	// What the kernel does not hold of the limits, the session's supervisor does.
 	p.Limits = nil
 	result, err := supervise.Run(ctx, running, p, streams, supervise.Options{Signals: signals})
 	if err != nil {

@@ -210,7 +210,7 @@ func (r *run) attend(running boundary.Running) error {
 			err = r.recorder.write(event.Event{Kind: event.Entered, PID: peer.PID, Detail: fmt.Sprintf("%q", command)})
 		}
 		return files, err
-	})
+	}, running.Adopt)
 	return err
 }
 

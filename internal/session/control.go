@@ -24,10 +24,14 @@ import (
 //	  |     "command":["ls"]} ----------> |  records the event "entered"
 //	  | <- {"v":1,"id":ID,"files":N} ---- |  N descriptors in the same message
 //
+//	  | -- {"v":1,"op":"adopt"} --------> |  one descriptor in the same message:
+//	  | <- {"v":1,"id":ID} -------------- |  the listener of what has entered
+//
 //	  | <- {"v":1,"error":"..."} -------- |  or this
 const (
 	opPing  = "ping"
 	opEnter = "enter"
+	opAdopt = "adopt"
 
 	maxMessage = 128 << 10
 	// replyTime bounds how long either side waits for the other.
@@ -57,17 +61,23 @@ type Peer struct{ PID, UID int }
 // returns.
 type EnterFunc func(peer Peer, command []string) ([]*os.File, error)
 
+// AdoptFunc takes over the listener of a command that has entered
+// (boundary.Running.Adopt). The file is closed when it returns. It is called from
+// several goroutines.
+type AdoptFunc func(listener *os.File) error
+
 // Server answers on a session's control socket.
 type Server struct {
 	id     string
 	enter  EnterFunc
+	adopt  AdoptFunc
 	listen *unixsock.Listener
 	wg     sync.WaitGroup
 	slots  chan struct{}
 }
 
 // Serve starts to answer. The Server must be closed before the session.
-func (x *Session) Serve(enter EnterFunc) (*Server, error) {
+func (x *Session) Serve(enter EnterFunc, adopt AdoptFunc) (*Server, error) {
 	dir, err := x.root.Open(".")
 	if err != nil {
 		return nil, &Error{Op: "open", Path: x.Dir, Err: err}
@@ -77,7 +87,7 @@ func (x *Session) Serve(enter EnterFunc) (*Server, error) {
 	if err != nil {
 		return nil, &Error{Op: "serve", Path: filepath.Join(x.Dir, socketFile), Err: err}
 	}
-	s := &Server{id: x.ID, enter: enter, listen: l, slots: make(chan struct{}, maxAtOnce)}
+	s := &Server{id: x.ID, enter: enter, adopt: adopt, listen: l, slots: make(chan struct{}, maxAtOnce)}
 	s.wg.Go(s.accept)
 	return s, nil
 }
@@ -132,9 +142,11 @@ func (s *Server) decide(c *unixsock.Conn) (reply, []*os.File) {
 		return reply{Error: "this session belongs to another user"}, nil
 	}
 	var req request
-	if err := receive(c, &req, nil); err != nil {
+	var given []*os.File
+	if err := receive(c, &req, &given); err != nil {
 		return reply{Error: "bad request: " + err.Error()}, nil
 	}
+	defer closeAll(given)
 	if req.Version != 1 {
 		return reply{Error: fmt.Sprintf("the session speaks version 1, the client %d", req.Version)}, nil
 	}
@@ -148,12 +160,19 @@ func (s *Server) decide(c *unixsock.Conn) (reply, []*os.File) {
 			return reply{Error: err.Error()}, nil
 		}
 		return reply{ID: s.id}, files
+	case opAdopt:
+		if len(given) != 1 {
+			return reply{Error: fmt.Sprintf("%d files to adopt, want 1", len(given))}, nil
+		}
+		if err := s.adopt(given[0]); err != nil {
+			return reply{Error: err.Error()}, nil
+		}
+		return reply{ID: s.id}, nil
 	}
 	return reply{Error: fmt.Sprintf("unknown request %q", req.Op)}, nil
 }
 
-// receive reads one message strictly. Files go to *files; where none are
-// expected (nil) they are closed.
+// receive reads one message strictly, with the files that came along.
 func receive(c *unixsock.Conn, v any, files *[]*os.File) error {
 	buf := make([]byte, maxMessage)
 	n, got, err := c.Receive(buf)
@@ -165,10 +184,6 @@ func receive(c *unixsock.Conn, v any, files *[]*os.File) error {
 	if err := d.Decode(v); err != nil {
 		closeAll(got)
 		return err
-	}
-	if files == nil {
-		closeAll(got)
-		return nil
 	}
 	*files = got
 	return nil
@@ -187,7 +202,7 @@ func (e *ControlError) Error() string { return "session " + e.ID + ": " + e.Text
 
 // Ping asks a session whether it answers.
 func (s *Store) Ping(i Info) error {
-	_, err := s.ask(i, request{Op: opPing})
+	_, err := s.ask(i, request{Op: opPing}, nil)
 	return err
 }
 
@@ -202,10 +217,18 @@ func (s *Store) Enter(i Info, command []string) ([]*os.File, error) {
 	for n, w := range command {
 		short[n] = w[:min(len(w), 256)]
 	}
-	return s.ask(i, request{Op: opEnter, Command: short})
+	return s.ask(i, request{Op: opEnter, Command: short}, nil)
 }
 
-func (s *Store) ask(i Info, req request) ([]*os.File, error) {
+// Adopt gives a live session the listener of a command that has entered: from then
+// on the session answers for its refused calls, and records them.
+func (s *Store) Adopt(i Info, listener *os.File) error {
+	files, err := s.ask(i, request{Op: opAdopt}, []*os.File{listener})
+	closeAll(files)
+	return err
+}
+
+func (s *Store) ask(i Info, req request, give []*os.File) ([]*os.File, error) {
 	root, err := s.folder(i)
 	if err != nil {
 		return nil, err
@@ -231,7 +254,7 @@ func (s *Store) ask(i Info, req request) ([]*os.File, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Send(data, nil); err != nil {
+	if err := c.Send(data, give); err != nil {
 		return nil, &ControlError{i.ID, err.Error()}
 	}
 	var r reply

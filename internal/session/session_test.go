@@ -339,6 +339,7 @@ func TestControl(t *testing.T) {
 		t.Error("answered before anyone serves")
 	}
 	var asked []string
+	var adopted string
 	srv, err := x.Serve(func(p Peer, command []string) ([]*os.File, error) {
 		if p.PID != os.Getpid() {
 			t.Errorf("peer %+v", p)
@@ -354,6 +355,12 @@ func TestControl(t *testing.T) {
 		w.WriteString("inside")
 		w.Close()
 		return []*os.File{r}, nil
+	}, func(listener *os.File) error {
+		data, _ := io.ReadAll(listener)
+		if adopted = string(data); adopted == "" {
+			return errors.New("no listener")
+		}
+		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -372,8 +379,24 @@ func TestControl(t *testing.T) {
 	if _, err := s.Enter(i, nil); err == nil || !strings.Contains(err.Error(), "no command") {
 		t.Errorf("refusal: %v", err)
 	}
-	if _, err := s.ask(i, request{Op: "format-disk"}); err == nil || !strings.Contains(err.Error(), "unknown request") {
+	if _, err := s.ask(i, request{Op: "format-disk"}, nil); err == nil || !strings.Contains(err.Error(), "unknown request") {
 		t.Errorf("unknown request: %v", err)
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.WriteString("listener")
+	w.Close()
+	if err := s.Adopt(i, r); err != nil || adopted != "listener" {
+		t.Errorf("%v, %q", err, adopted)
+	}
+	if err := s.Adopt(i, r); err == nil || !strings.Contains(err.Error(), "no listener") {
+		t.Errorf("refusal: %v", err)
+	}
+	r.Close()
+	if _, err := s.ask(i, request{Op: opAdopt}, nil); err == nil || !strings.Contains(err.Error(), "0 files") {
+		t.Errorf("nothing to adopt: %v", err)
 	}
 	if err := srv.Close(); err != nil {
 		t.Error(err)
@@ -457,7 +480,7 @@ func BenchmarkSession(b *testing.B) {
 			b.Fatal(err)
 		}
 		t1 := time.Now()
-		srv, err := x.Serve(nil)
+		srv, err := x.Serve(nil, nil)
 		if err != nil {
 			b.Fatal(err)
 		}

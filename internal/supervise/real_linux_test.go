@@ -139,6 +139,7 @@ func start(cmd *exec.Cmd, terminal bool) (*fakeBoundary, error) {
 func (f *fakeBoundary) PID() int                      { return f.cmd.Process.Pid }
 func (f *fakeBoundary) Terminal() *os.File            { return f.master }
 func (f *fakeBoundary) Enter() ([]*os.File, error)    { return nil, nil }
+func (f *fakeBoundary) Adopt(*os.File) error          { return nil }
 func (f *fakeBoundary) Signal(s syscall.Signal) error { return f.cmd.Process.Signal(s) }
 func (f *fakeBoundary) Kill() error                   { return syscall.Kill(-f.cmd.Process.Pid, syscall.SIGKILL) }
 func (f *fakeBoundary) Wait() (e boundary.Exit, _ error) {

@@ -32,6 +32,7 @@ func newFake(on func(syscall.Signal) *boundary.Exit) *fakeRunning {
 func (f *fakeRunning) PID() int                   { return os.Getpid() }
 func (f *fakeRunning) Terminal() *os.File         { return nil }
 func (f *fakeRunning) Enter() ([]*os.File, error) { return nil, nil }
+func (f *fakeRunning) Adopt(*os.File) error       { return nil }
 func (f *fakeRunning) Kill() error {
 	f.killed++
 	f.end <- boundary.Exit{Signal: syscall.SIGKILL}

@@ -22,6 +22,10 @@ const User = "cofferdam-test"
 // user if there is none and runs the test binary again under it; otherwise it runs
 // the tests as they are. What it returns is for os.Exit in TestMain.
 func Main(m *testing.M) int {
+	if _, err := required(os.Getenv("REQUIRE"), Root); err != nil {
+		fmt.Fprintln(os.Stderr, "testenv:", err)
+		return 1
+	}
 	if os.Getuid() != 0 {
 		return m.Run()
 	}
@@ -100,17 +104,49 @@ const (
 	UserNamespaces Need = "userns"
 	Fuse           Need = "fuse"
 	Root           Need = "root"
+	CgroupV1       Need = "cgroup-v1"
+	CgroupV2       Need = "cgroup-v2"
 	Agents         Need = "agents"
 	Toolchains     Need = "toolchains"
 	Bubblewrap     Need = "bwrap"
 	Git            Need = "git"
+	Seccomp        Need = "seccomp"
+	SeccompNotify  Need = "seccomp-notify"
+	IA32           Need = "ia32"
+	AMD64          Need = "amd64"
 )
+
+var needs = []Need{UserNamespaces, Fuse, Root, CgroupV1, CgroupV2, Agents, Toolchains, Bubblewrap, Git, Seccomp, SeccompNotify, IA32, AMD64}
+
+// required says whether REQUIRE lists the need. A name in it that nobody skips for
+// is an error: misspelt, it would hide a skip.
+func required(list string, need Need) (bool, error) {
+	if !slices.Contains(needs, need) {
+		return false, fmt.Errorf("%q is no need that testenv knows", need)
+	}
+	found := false
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		switch {
+		case name == "":
+		case !slices.Contains(needs, Need(name)):
+			return false, fmt.Errorf("REQUIRE names %q, which is none of %q", name, needs)
+		case Need(name) == need:
+			found = true
+		}
+	}
+	return found, nil
+}
 
 // Skip ends the test because what it needs is not here: as skipped, or as failed
 // if REQUIRE in the environment lists the need.
 func Skip(t testing.TB, need Need, because string) {
 	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), string(need)) {
+	must, err := required(os.Getenv("REQUIRE"), need)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if must {
 		t.Fatalf("REQUIRE asks for %s, which is not here: %s", need, because)
 	}
 	t.Skipf("needs %s: %s", need, because)

@@ -3,8 +3,6 @@ package e2e
 import (
 	"os"
 	"path/filepath"
-
-	"cofferdam/internal/testenv"
 )
 
 // Box is one way to run a command: bare, or inside some boundary.
@@ -40,22 +38,11 @@ func Cofferdam(binary string) Box {
 	}}
 }
 
-// product is the need for a program to test.
-const product testenv.Need = "cofferdam"
-
 // FindCofferdam returns the program to test: the one that the environment's
-// COFFERDAM names, or this repository's, built into dir. It is a *Missing if
-// there is nothing to build; not, if it does not compile.
+// COFFERDAM names, or this repository's, built into dir.
 func FindCofferdam(dir string) (string, error) {
 	if file := os.Getenv("COFFERDAM"); file != "" {
 		return filepath.Abs(file)
-	}
-	root, err := repository()
-	if err != nil {
-		return "", err
-	}
-	if _, err := os.Stat(filepath.Join(root, "cmd", "cofferdam")); err != nil {
-		return "", &Missing{product, err}
 	}
 	file := filepath.Join(dir, "cofferdam")
 	return file, build(file, "./cmd/cofferdam")

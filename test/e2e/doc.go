@@ -9,7 +9,7 @@
 //
 //	go test ./test/e2e                          everything (first time: npm downloads 700 MB)
 //	go test -short ./test/e2e                   nothing that needs an agent
-//	REQUIRE=agents,cofferdam go test ./test/e2e a skip is a failure
+//	REQUIRE=agents go test ./test/e2e           a skip for want of agents is a failure
 //	COFFERDAM=/path/to/binary                   test this binary, don't build one
 //	COFFERDAM_E2E_CACHE=DIR                     where the agents are kept (default: .cache/e2e)
 //	COFFERDAM_E2E_BWRAP=1                       run the scenarios in a plain bubblewrap box, too

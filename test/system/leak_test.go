@@ -189,6 +189,21 @@ func TestExec(t *testing.T) {
 			t.Errorf("%q, want %q", r.out, want)
 		}
 	})
+	// What is refused to who entered is in the record of the session.
+	t.Run("recorded", func(t *testing.T) {
+		recorded := func() bool {
+			r := s.run(t, "logs", "--json", "long")
+			r.wants(t, 0)
+			return strings.Contains(r.out, `"subject":"chroot"`)
+		}
+		if recorded() {
+			t.Fatal("recorded before it is tried")
+		}
+		if r := s.run(t, "exec", "long", "--", "sh", "-c", "PATH=$PATH:/usr/sbin:/sbin chroot / true"); r.status == 0 || !strings.Contains(r.err, "not permitted") {
+			t.Errorf("chroot: status %d, errors %q", r.status, r.err)
+		}
+		waitFor(t, "the refusal in the record", recorded)
+	})
 	t.Run("terminal", func(t *testing.T) {
 		x := s.terminal(t, framed(`"$COFFERDAM" exec long -- sh -c 'stty size; exec 3</dev/tty && echo controlling; exit 6'`))
 		shown := x.await("settings same\r\nstatus 6\r\n")

@@ -22,7 +22,7 @@ import (
 type entering struct{ Boundary }
 
 func (b entering) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
-	host, files, err := session(ctx, *p)
+	host, files, err := session(ctx, *p, denied)
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +31,7 @@ func (b entering) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 			f.Close()
 		}
 	}()
-	r, err := b.Enter(ctx, p, files, s, denied)
+	r, err := b.Enter(ctx, p, files, s, host.Adopt)
 	dumpable()
 	if err != nil {
 		_ = host.Kill()
@@ -45,14 +45,14 @@ func (b entering) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 func dumpable() { _, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 1, 0) }
 
 // session is a boundary around a command that waits, and what it hands out.
-func session(ctx context.Context, p plan.Plan) (boundary.Running, []*os.File, error) {
+func session(ctx context.Context, p plan.Plan, denied func(boundary.Denial)) (boundary.Running, []*os.File, error) {
 	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
 	if err != nil {
 		return nil, nil, err
 	}
 	defer null.Close()
 	p.Command, p.Program = []string{"sleep", "600"}, "/bin/sleep"
-	host, err := Boundary{}.Start(ctx, &p, boundary.Streams{In: null, Out: null, Err: null}, nil)
+	host, err := Boundary{}.Start(ctx, &p, boundary.Streams{In: null, Out: null, Err: null}, denied)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -282,7 +282,7 @@ func TestEntryFollowsNoLinkOfTheInside(t *testing.T) {
 // Limits that a control group holds hold for who enters, or nobody enters.
 func TestEntryIsInTheControlGroup(t *testing.T) {
 	w := boundarytest.New(t)
-	host, files, err := session(t.Context(), *w.Plan("/bin/true"))
+	host, files, err := session(t.Context(), *w.Plan("/bin/true"), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -6,7 +6,6 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-	"syscall"
 
 	"cofferdam/internal/linux/cgroup"
 	"cofferdam/internal/plan"
@@ -15,9 +14,8 @@ import (
 // group is the control group of one boundary, if the plan has limits that only a
 // group can hold. A nil group is none.
 type group struct {
-	own  *cgroup.Group // nil for a command that entered: the boundary's group is not its own
-	kind cgroup.Kind
-	dirs []*os.File
+	cgroup.Door
+	owned *cgroup.Group // nil for a command that entered: it is not the one who ends it
 }
 
 // groups numbers the groups of this process.
@@ -32,26 +30,31 @@ func newGroup(p *plan.Plan) (*group, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &group{own: g, kind: kind, dirs: g.Dirs()}, nil
+	return &group{g.Door(), g}, nil
 }
 
-// enteredGroup is the group of a boundary for one more command: dirs are what its
-// owner handed out. Without them the limits would not hold, so there is no entry.
-func enteredGroup(p *plan.Plan, dirs []*os.File) (*group, error) {
+// joinedGroup is the group of the boundary that a command enters; dirs are what
+// its owner handed out. If the plan has ceilings that a group holds, there must
+// be one.
+func joinedGroup(p *plan.Plan, dirs []*os.File) (*group, error) {
 	kind, _, err := groupSpec(p)
-	switch {
-	case err != nil:
+	if err != nil {
 		return nil, err
-	case kind == "" && len(dirs) == 0:
-		return nil, nil
-	case kind == "" || len(dirs) == 0:
-		return nil, fmt.Errorf("enter: %d control groups for limits of kind %q", len(dirs), kind)
 	}
-	return &group{kind: kind, dirs: dirs}, nil
+	if kind == "" && len(dirs) == 0 {
+		return nil, nil
+	}
+	door, err := cgroup.Through(kind, dirs)
+	if err != nil {
+		return nil, err
+	}
+	return &group{Door: door}, nil
 }
 
-// groupSpec is what of the plan a control group has to hold; no kind is nothing.
-func groupSpec(p *plan.Plan) (kind cgroup.Kind, spec cgroup.Spec, err error) {
+// groupSpec is what a group has to hold; the kind is empty if nothing.
+func groupSpec(p *plan.Plan) (cgroup.Kind, cgroup.Spec, error) {
+	var kind cgroup.Kind
+	var spec cgroup.Spec
 	for _, l := range p.Limits {
 		if l.Mechanism != string(cgroup.V2) && l.Mechanism != string(cgroup.V1) {
 			continue
@@ -73,52 +76,47 @@ func groupSpec(p *plan.Plan) (kind cgroup.Kind, spec cgroup.Spec, err error) {
 
 // directory is what to be born in (cgroup v2), -1 for none.
 func (g *group) directory() int {
-	if g == nil || g.kind != cgroup.V2 {
+	if g == nil || g.Dir() == nil {
 		return -1
 	}
-	return int(g.dirs[0].Fd())
+	return int(g.Dir().Fd())
 }
 
 // attach moves the first child and the command, which waits, into the group, if
 // they were not born in it (cgroup v1).
 func (g *group) attach(pid int) error {
-	if g == nil || g.kind == cgroup.V2 {
+	if g == nil || g.Dir() != nil {
 		return nil
 	}
 	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
 	if err != nil {
 		return fmt.Errorf("find the command to limit: %w", err)
 	}
-	command := strings.Fields(string(children))
-	if len(command) == 0 {
-		return fmt.Errorf("find the command to limit: process %d has no child", pid)
-	}
-	for _, n := range append(command, strconv.Itoa(pid)) {
-		for _, d := range g.dirs {
-			if err := move(n, d); err != nil {
-				return fmt.Errorf("limit process %s: %s: %w", n, d.Name(), err)
-			}
+	for _, text := range append(strings.Fields(string(children)), strconv.Itoa(pid)) {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("find the command to limit: %w", err)
+		}
+		if err := g.Attach(n); err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-// move puts a process into the control group of a directory.
-func move(pid string, dir *os.File) error {
-	fd, err := syscall.Openat(int(dir.Fd()), "cgroup.procs", syscall.O_WRONLY|syscall.O_CLOEXEC, 0)
-	if err != nil {
-		return err
+// handOut is the way into the group for another process; none without a group.
+func (g *group) handOut() ([]*os.File, error) {
+	if g == nil {
+		return nil, nil
 	}
-	defer syscall.Close(fd)
-	_, err = syscall.Write(fd, []byte(pid))
-	return err
+	return g.owned.Copy()
 }
 
-// remove ends what is left in the group, and the group.
+// remove ends what is left in the group, and the group, if it is ours.
 func (g *group) remove() {
-	if g == nil || g.own == nil {
+	if g == nil || g.owned == nil {
 		return
 	}
-	_ = g.own.Kill()
-	_ = g.own.Remove()
+	_ = g.owned.Kill()
+	_ = g.owned.Remove()
 }

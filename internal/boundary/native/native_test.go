@@ -1,7 +1,11 @@
 package native
 
 import (
+	"bufio"
+	"fmt"
 	"os"
+	"strings"
+	"syscall"
 	"testing"
 
 	"cofferdam/internal/boundary"
@@ -53,6 +57,73 @@ func TestNULIsRefused(t *testing.T) {
 		if _, err := program(p, boundary.Streams{}, descriptors{}); err == nil {
 			t.Errorf("%s: no error", name)
 		}
+	}
+}
+
+// What entered is dead when Wait of the boundary returns, also if its end takes
+// the kernel a while, and nobody enters any more.
+func TestNothingEnteredIsLeft(t *testing.T) {
+	p := boundarytest.New(t).Plan("/bin/cat")
+	start := func(q plan.Plan, begin func(*plan.Plan, boundary.Streams) (boundary.Running, error), command ...string) (boundary.Running, *os.File, *bufio.Reader) {
+		t.Helper()
+		in, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, out, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Command, q.Program = command, command[0]
+		running, err := begin(&q, boundary.Streams{In: in, Out: out, Err: os.Stderr})
+		in.Close()
+		out.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { w.Close(); r.Close() })
+		return running, w, bufio.NewReader(r)
+	}
+	session, end, _ := start(*p, func(p *plan.Plan, s boundary.Streams) (boundary.Running, error) {
+		return Boundary{}.Start(t.Context(), p, s, nil)
+	}, "/bin/cat")
+	files, err := session.Enter()
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Enter leaves its process undumpable (entry), so nothing could be started any more.
+	t.Cleanup(func() { _, _, _ = syscall.RawSyscall(syscall.SYS_PRCTL, syscall.PR_SET_DUMPABLE, 1, 0) })
+	// dd has touched all of its buffer, which takes time to give back, when the
+	// first byte comes; nobody reads on.
+	guest, _, said := start(*p, func(p *plan.Plan, s boundary.Streams) (boundary.Running, error) {
+		return Boundary{}.Enter(t.Context(), p, files, s, nil)
+	}, "/bin/dd", "if=/dev/zero", "bs=300M", "count=1", "status=none")
+	for _, f := range files {
+		f.Close()
+	}
+	if _, err := said.ReadByte(); err != nil {
+		t.Fatal(err)
+	}
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", guest.PID()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	process := "/proc/" + strings.TrimSpace(string(children))
+	if _, err := os.Stat(process + "/stat"); err != nil {
+		t.Fatalf("control: %v", err)
+	}
+	end.Close()
+	if exit, err := session.Wait(); err != nil || exit.Status() != 0 {
+		t.Errorf("%+v, %v", exit, err)
+	}
+	if text, err := os.ReadFile(process + "/stat"); err == nil {
+		t.Errorf("what entered is still there: %s", text)
+	}
+	if files, err := session.Enter(); err == nil {
+		t.Errorf("%d files to enter what has ended", len(files))
+	}
+	if exit, err := guest.Wait(); err != nil || exit.Status() != 137 {
+		t.Errorf("what entered: %+v, %v", exit, err)
 	}
 }
 

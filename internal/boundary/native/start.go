@@ -55,11 +55,13 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 	return r, nil
 }
 
-// Enter starts one more command in a running boundary: files are what Running.Enter
-// of its owner handed out. p is the plan of the boundary with the new
-// Command, Program, Dir and Environment. The command gets the same locks. It does
-// not end with the boundary's own command but with the boundary.
-func (b Boundary) Enter(ctx context.Context, p *plan.Plan, files []*os.File, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
+// Enter starts one more command in a running boundary: files are what
+// Running.Enter of its owner handed out. p is the plan of the boundary with the new
+// Command, Program, Dir and Environment. The command gets the same locks and
+// ceilings. It does not end with the boundary's own command but with the boundary.
+// If the plan has SeccompNotify, handOver must pass the listener of the command's
+// filter on to Running.Adopt; the file is closed when it returns.
+func (b Boundary) Enter(ctx context.Context, p *plan.Plan, files []*os.File, s boundary.Streams, handOver func(listener *os.File) error) (boundary.Running, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -67,13 +69,15 @@ func (b Boundary) Enter(ctx context.Context, p *plan.Plan, files []*os.File, s b
 	if len(files) < len(slots) {
 		return nil, fmt.Errorf("%d namespaces to enter, want %d", len(files), len(slots))
 	}
-	namespaces := files[:len(slots)]
-	group, err := enteredGroup(p, files[len(slots):])
+	if p.SeccompNotify && handOver == nil {
+		return nil, errors.New("nobody answers for the refused system calls of a command that enters")
+	}
+	group, err := joinedGroup(p, files[len(slots):])
 	if err != nil {
 		return nil, err
 	}
-	r := &running{plan: p, denied: serial(denied), group: group}
-	err = r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, namespaces) })
+	r := &running{plan: p, group: group, handOver: handOver}
+	err = r.start(ctx, b.limit(), s, 0, func(fd descriptors) (*stage.Program, error) { return entry(p, s, fd, files[:len(slots)]) })
 	runtime.KeepAlive(files)
 	if err != nil {
 		return nil, b.explain(err)
@@ -127,6 +131,8 @@ type running struct {
 	denied func(boundary.Denial)
 	group  *group
 	inner  bool // pid is pid 1 of its own namespace
+	// handOver passes the listener of a command that entered on to the owner.
+	handOver func(listener *os.File) error
 
 	pid        int
 	terminal   *os.File
@@ -135,12 +141,14 @@ type running struct {
 	lifeline   *os.File
 
 	// servers are the goroutines that answer the kernel for the inside.
-	servers  sync.WaitGroup
-	masks    *fusemask.Server
-	notifier *seccomp.Notifier
+	servers sync.WaitGroup
+	masks   *fusemask.Server
 
-	mu   sync.Mutex
-	dead bool // the child is reaped; its pid means nothing any more
+	mu        sync.Mutex
+	notifiers map[*seccomp.Notifier]bool // one for each command that lives
+	dead      bool                       // the child is reaped; its pid means nothing any more
+	entered   bool                       // somebody was let in
+	over      bool                       // nobody is let in any more
 }
 
 // pipe is an os.Pipe whose child end is blocking, as the child expects.
@@ -335,7 +343,7 @@ func (r *running) receive(channel *os.File) error {
 			r.serveMasks(os.NewFile(uintptr(fds[0]), "fuse"))
 		case tagListener:
 			if err := r.serveListener(fds[0]); err != nil {
-				return err
+				return fmt.Errorf("seccomp listener: %w", err)
 			}
 		default:
 			return fmt.Errorf("the boundary sent %q, which nobody knows", buf[0])
@@ -388,19 +396,62 @@ func (r *running) serveMasks(device *os.File) {
 	})
 }
 
-// serveListener answers every refused system call with EPERM.
+// serveListener sees to it that every refused system call is answered with EPERM:
+// here, or by the owner of the boundary that was entered. The listener is closed,
+// also on error.
 func (r *running) serveListener(listener int) error {
+	if r.handOver != nil {
+		f := os.NewFile(uintptr(listener), "seccomp listener")
+		defer f.Close()
+		return r.handOver(f)
+	}
 	n, err := seccomp.NewNotifier(listener)
 	if err != nil {
-		return fmt.Errorf("seccomp listener: %w", err)
+		return err
 	}
-	r.notifier = n
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		_ = n.Close()
+		return errors.New("the boundary has ended")
+	}
+	if r.notifiers == nil {
+		r.notifiers = map[*seccomp.Notifier]bool{}
+	}
+	r.notifiers[n] = true
 	r.servers.Go(func() {
-		_ = n.Serve(func(c seccomp.Notification) {
+		err := n.Serve(func(c seccomp.Notification) {
 			r.denied(boundary.Denial{Action: "system call", Subject: c.Rule.Call, PID: c.PID, Process: comm(c.PID), Reason: c.Rule.Reason})
 		})
+		if err != nil && !errors.Is(err, os.ErrClosed) {
+			_ = r.Kill() // what is refused from now on would not be seen
+		}
+		_ = n.Close()
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.notifiers, n)
 	})
 	return nil
+}
+
+// Adopt implements boundary.Running.
+func (r *running) Adopt(listener *os.File) error {
+	n, err := duplicate(listener)
+	if err != nil {
+		return err
+	}
+	return r.serveListener(n)
+}
+
+// duplicate is the descriptor once more, for others to close.
+func duplicate(f *os.File) (int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	n, err := syscall.Dup(int(f.Fd()))
+	if err == nil {
+		syscall.CloseOnExec(n)
+	}
+	return n, err
 }
 
 // comm is the name of a process, which it chose itself: hostile text.
@@ -457,17 +508,40 @@ func (r *running) reap() {
 	r.mu.Unlock()
 }
 
+// enteredTime is how long Wait waits for the end of what has entered.
+const enteredTime = 5 * time.Second
+
 // Wait implements boundary.Running.
 func (r *running) Wait() (boundary.Exit, error) {
 	buf := make([]byte, 4)
 	_, err := io.ReadFull(r.status, buf)
-	if err == nil && r.inner {
+	r.mu.Lock()
+	r.over = true
+	entered := r.entered
+	r.mu.Unlock()
+	reaped := make(chan struct{})
+	go func() {
+		defer close(reaped)
+		r.reap()
+	}()
+	switch {
+	case entered:
+		// What entered is no child of pid 1, which told without it. The kernel
+		// lets pid 1 end when all of these are dead and reaped by those who
+		// brought them in; one of those may be dead himself, and his heir may
+		// not reap.
+		select {
+		case <-reaped:
+		case <-time.After(enteredTime):
+			r.release()
+			return boundary.Exit{}, errors.New("a process that entered is still there, or nobody has reaped it")
+		}
+	case err == nil && r.inner:
 		// Pid 1 tells when all others are dead and reaped. Its own end, and
 		// that of its namespaces, is for the kernel to finish; we need not
 		// wait for it.
-		go r.reap()
-	} else {
-		r.reap()
+	default:
+		<-reaped
 	}
 	r.release()
 	if err != nil {
@@ -487,9 +561,12 @@ func (r *running) release() {
 	if r.masks != nil {
 		r.masks.Close()
 	}
-	if r.notifier != nil {
-		_ = r.notifier.Close()
+	r.mu.Lock()
+	r.over = true
+	for n := range r.notifiers {
+		_ = n.Close()
 	}
+	r.mu.Unlock()
 	r.servers.Wait()
 	for _, f := range r.namespaces {
 		f.Close()
@@ -499,27 +576,31 @@ func (r *running) release() {
 	r.group.remove()
 }
 
-// Enter implements boundary.Running: duplicates of the namespaces and of the
-// control group's directories, for the caller to close.
+// Enter implements boundary.Running: duplicates of the namespaces, then the
+// directories of the control group, for the caller to close.
 func (r *running) Enter() ([]*os.File, error) {
 	if len(r.namespaces) != len(process.NamespaceSlots()) {
 		return nil, errors.New("this boundary can't be entered")
 	}
-	var out []*os.File
-	files := r.namespaces
-	if r.group != nil {
-		files = append(slices.Clip(files), r.group.dirs...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.over {
+		return nil, errors.New("the boundary has ended")
 	}
-	for _, f := range files {
-		n, err := syscall.Dup(int(f.Fd()))
+	out, err := r.group.handOut()
+	if err != nil {
+		return nil, err
+	}
+	for i, f := range r.namespaces {
+		n, err := duplicate(f)
 		if err != nil {
 			for _, o := range out {
 				o.Close()
 			}
 			return nil, err
 		}
-		syscall.CloseOnExec(n)
-		out = append(out, os.NewFile(uintptr(n), f.Name()))
+		out = slices.Insert(out, i, os.NewFile(uintptr(n), f.Name()))
 	}
+	r.entered = true
 	return out, nil
 }

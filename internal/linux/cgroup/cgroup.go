@@ -386,13 +386,52 @@ func (g *Group) Paths() []string {
 	return slices.Compact(out)
 }
 
-// Dir is the directory for CLONE_INTO_CGROUP (SysProcAttr.CgroupFD), owned by
-// the group and closed by Remove; nil for v1.
-func (g *Group) Dir() *os.File {
-	if g.Kind != V2 || len(g.held) == 0 {
+// Door is the way into a group, for its owner and for a process that he gives
+// the directories to.
+type Door struct {
+	kind Kind
+	dirs []*os.File
+}
+
+// Door is the owner's own; its files are closed by Remove.
+func (g *Group) Door() Door { return Door{g.Kind, g.held} }
+
+// Copy opens the directories once more, for another process; the caller closes
+// them. They are no duplicates: these would share the lock, and keep it when the
+// owner is dead.
+func (g *Group) Copy() ([]*os.File, error) {
+	if len(g.held) == 0 {
+		return nil, os.ErrClosed
+	}
+	var out []*os.File
+	for _, f := range g.held {
+		fd, err := unix.Openat(int(f.Fd()), ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			for _, o := range out {
+				o.Close()
+			}
+			return nil, &os.PathError{Op: "open control group", Path: f.Name(), Err: err}
+		}
+		out = append(out, os.NewFile(uintptr(fd), f.Name()))
+	}
+	return out, nil
+}
+
+// Through makes a Door of directories that came from Copy. Without any there is
+// no way in, which is an error and not a group without ceilings.
+func Through(k Kind, dirs []*os.File) (Door, error) {
+	if len(dirs) == 0 || k == V2 && len(dirs) != 1 || k != V2 && k != V1 {
+		return Door{}, fmt.Errorf("control group: %d directories of kind %q", len(dirs), k)
+	}
+	return Door{k, dirs}, nil
+}
+
+// Dir is the directory for CLONE_INTO_CGROUP (SysProcAttr.CgroupFD); nil for v1.
+func (d Door) Dir() *os.File {
+	if d.kind != V2 || len(d.dirs) == 0 {
 		return nil
 	}
-	return g.held[0]
+	return d.dirs[0]
 }
 
 // Dirs are the group's directories, one per hierarchy, owned by the group and
@@ -401,13 +440,26 @@ func (g *Group) Dirs() []*os.File { return g.held }
 
 // Attach moves a process in. With v1 it costs 5 to 12 ms a hierarchy. What
 // the process has forked before stays outside: attach before it runs.
-func (g *Group) Attach(pid int) error {
-	for _, d := range g.Paths() {
-		if err := write(filepath.Join(d, "cgroup.procs"), strconv.Itoa(pid)); err != nil {
-			return fmt.Errorf("attach process %d: %w", pid, err)
+func (d Door) Attach(pid int) error {
+	if len(d.dirs) == 0 {
+		return os.ErrClosed
+	}
+	for _, dir := range d.dirs {
+		if err := attach(dir, pid); err != nil {
+			return fmt.Errorf("attach process %d to %s: %w", pid, dir.Name(), err)
 		}
 	}
 	return nil
+}
+
+func attach(dir *os.File, pid int) error {
+	fd, err := unix.Openat(int(dir.Fd()), "cgroup.procs", unix.O_WRONLY|unix.O_CLOEXEC|unix.O_NOFOLLOW, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	_, err = unix.Write(fd, strconv.AppendInt(nil, int64(pid), 10))
+	return err
 }
 
 // Processes are the pids of every process in the group, as we see them.

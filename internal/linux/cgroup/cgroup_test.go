@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cofferdam/internal/host"
+	"cofferdam/internal/testenv"
 )
 
 // The test binary is also the programs that the tests put into a group; each
@@ -66,7 +67,7 @@ func group(t *testing.T, k Kind, s Spec) *Group {
 	g, err := Create(k, session(t), s)
 	if err != nil {
 		if refused(err) {
-			t.Skipf("no %s here: %v", k, err)
+			testenv.Skip(t, testenv.Need(k), fmt.Sprintf("no %s: %v", k, err))
 		}
 		t.Fatal(err)
 	}
@@ -88,7 +89,7 @@ func group(t *testing.T, k Kind, s Spec) *Group {
 }
 
 // inside starts a role of the test binary in the group.
-func inside(t *testing.T, g *Group, role string) (*exec.Cmd, io.Reader) {
+func inside(t *testing.T, g Door, role string) (*exec.Cmd, io.Reader) {
 	t.Helper()
 	cmd := exec.Command("/proc/self/exe")
 	cmd.Env = append(os.Environ(), "CGROUP_TEST="+role, "GOMAXPROCS=1")
@@ -111,9 +112,62 @@ func inside(t *testing.T, g *Group, role string) (*exec.Cmd, io.Reader) {
 	return cmd, out
 }
 
+// letIn is the door of another process than the owner.
+func letIn(t *testing.T, g *Group) Door {
+	t.Helper()
+	dirs, err := g.Copy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		for _, d := range dirs {
+			d.Close()
+		}
+	})
+	door, err := Through(g.Kind, dirs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return door
+}
+
+func TestNoWayIn(t *testing.T) {
+	f := os.Stdin
+	for _, c := range []struct {
+		kind Kind
+		dirs []*os.File
+	}{{V1, nil}, {V2, nil}, {V2, []*os.File{f, f}}, {"", []*os.File{f}}, {"v3", []*os.File{f}}} {
+		if _, err := Through(c.kind, c.dirs); err == nil {
+			t.Errorf("%q with %d directories is accepted", c.kind, len(c.dirs))
+		}
+	}
+	if err := (Door{}).Attach(os.Getpid()); err == nil {
+		t.Error("attached to nothing")
+	}
+	if _, err := (&Group{Kind: V1}).Copy(); err == nil {
+		t.Error("a group that is removed lets in")
+	}
+	// A directory that is no control group is not written to.
+	dir, err := os.Open(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer dir.Close()
+	door, err := Through(V1, []*os.File{dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := door.Attach(os.Getpid()); err == nil {
+		t.Error("attached to a plain directory")
+	}
+	if names, _ := dir.Readdirnames(-1); len(names) != 0 {
+		t.Errorf("made %q", names)
+	}
+}
+
 func TestV1ForkBomb(t *testing.T) {
 	g := group(t, V1, Spec{Processes: 30})
-	cmd, out := inside(t, g, "bomb")
+	cmd, out := inside(t, g.Door(), "bomb")
 	var forked int
 	if _, err := fmt.Fscan(out, &forked); err != nil {
 		t.Fatal(err)
@@ -142,7 +196,7 @@ func TestV1ForkBomb(t *testing.T) {
 
 func TestV1Memory(t *testing.T) {
 	g := group(t, V1, Spec{Memory: 64 << 20})
-	cmd, _ := inside(t, g, "hog")
+	cmd, _ := inside(t, g.Door(), "hog")
 	_ = cmd.Wait()
 	if ws := cmd.ProcessState.Sys().(syscall.WaitStatus); ws.Signal() != syscall.SIGKILL {
 		t.Errorf("%v", cmd.ProcessState)
@@ -164,7 +218,7 @@ func TestV1CPU(t *testing.T) {
 func TestV2CloneInto(t *testing.T) {
 	g := group(t, V2, Spec{})
 	cmd := exec.Command("/bin/sh", "-c", "sleep 100 & sleep 100 & wait")
-	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(g.Dir().Fd())}
+	cmd.SysProcAttr = &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(letIn(t, g).Dir().Fd())}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -187,11 +241,13 @@ func TestSweep(t *testing.T) {
 	if swept := l.Sweep(); slices.Contains(swept, g.dirs["pids"]) {
 		t.Fatal("swept a group whose owner lives")
 	}
-	// As if the owner had been killed: the lock is gone, the group is not.
+	// As if the owner had been killed: the lock is gone, the group is not. Who
+	// had been let in does not hold the lock.
+	door := letIn(t, g)
 	for _, f := range g.held {
 		f.Close()
 	}
-	cmd, out := inside(t, g, "bomb")
+	cmd, out := inside(t, door, "bomb")
 	var n int
 	_, _ = fmt.Fscan(out, &n)
 	if swept := l.Sweep(); slices.Contains(swept, g.dirs["pids"]) {

@@ -21,6 +21,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cofferdam/internal/testenv"
 )
 
 // The test binary plays three parts: the test, which is the supervisor; "box",
@@ -267,15 +269,12 @@ func perform(act []string) string {
 	return "what is " + act[0]
 }
 
-// need skips with the truth, or fails where REQUIRE names the thing.
-func need(t testing.TB, what string, err error) {
-	if err == nil {
-		return
+// need skips if there is an error.
+func need(t testing.TB, what testenv.Need, err error) {
+	t.Helper()
+	if err != nil {
+		testenv.Skip(t, what, err.Error())
 	}
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), what) {
-		t.Fatalf("%s is required: %v", what, err)
-	}
-	t.Skipf("needs %s: %v", what, err)
 }
 
 type box struct {
@@ -300,7 +299,7 @@ func newBox(t testing.TB, mask bool) *box {
 		os.Chmod("/dev/fuse", 0o666)
 	}
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	need(t, "fuse", err)
+	need(t, testenv.Fuse, err)
 	f.Close()
 
 	dir, err := os.MkdirTemp("/tmp", "fusemask")
@@ -364,7 +363,7 @@ func (b *box) receive(socket *os.File) {
 	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), make([]byte, 1), oob, unix.MSG_CMSG_CLOEXEC)
 	if err != nil || n == 0 {
 		b.out.Scan()
-		need(b.t, "userns", fmt.Errorf("no descriptor: %v; %s", err, b.out.Text()))
+		need(b.t, testenv.UserNamespaces, fmt.Errorf("no descriptor: %v; %s", err, b.out.Text()))
 	}
 	msgs, err := unix.ParseSocketControlMessage(oob[:n])
 	if err != nil {
@@ -439,7 +438,7 @@ func (b *box) serve(s *Server, r *record) (stopped <-chan error) {
 func TestWithoutMask(t *testing.T) {
 	b := newBox(t, false)
 	if got := b.line(); got != "ready" {
-		need(t, "userns", errors.New(got))
+		need(t, testenv.UserNamespaces, errors.New(got))
 	}
 	for _, tt := range [][3]string{
 		{"read", "/secrets/key", "ok canary-dir"},
@@ -630,7 +629,7 @@ func TestKilledServerFailsClosed(t *testing.T) {
 // A descriptor that can't be served is an error, and Serve gives it back.
 func TestServeNotMounted(t *testing.T) {
 	f, err := os.OpenFile("/dev/fuse", os.O_RDWR, 0)
-	need(t, "fuse", err)
+	need(t, testenv.Fuse, err)
 	if err := New(nil).Serve(f, nil); !errors.Is(err, unix.EPERM) {
 		t.Errorf("Serve: %v, want EPERM", err)
 	}

@@ -234,7 +234,8 @@ func acts() []act {
 			{unix.AF_BLUETOOTH, unix.SOCK_RAW, 1}, {unix.AF_NETLINK, unix.SOCK_RAW, unix.NETLINK_NETFILTER}, {unix.AF_NETLINK | high, unix.SOCK_DGRAM, unix.NETLINK_XFRM},
 			{unix.AF_INET, unix.SOCK_RAW | unix.SOCK_CLOEXEC, unix.IPPROTO_ICMP}, {unix.AF_INET, unix.SOCK_RAW | high, unix.IPPROTO_UDP},
 			{unix.AF_INET6, unix.SOCK_RAW | unix.SOCK_NONBLOCK, unix.IPPROTO_ICMPV6}, {unix.AF_INET, unix.SOCK_PACKET, 0},
-			{unix.AF_UNIX, unix.SOCK_RAW, 0}, {unix.AF_INET, unix.SOCK_SEQPACKET, unix.IPPROTO_SCTP}, {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE}},
+			{unix.AF_UNIX, unix.SOCK_RAW, 0}, {unix.AF_INET, unix.SOCK_SEQPACKET, unix.IPPROTO_SCTP}, {unix.AF_INET, unix.SOCK_DGRAM, unix.IPPROTO_UDPLITE},
+			{unix.AF_INET, unix.SOCK_DCCP | unix.SOCK_CLOEXEC, 0}, {unix.AF_INET6, unix.SOCK_SEQPACKET | high, 0}},
 		"socketpair": {{unix.AF_INET, unix.SOCK_STREAM, 0, bad}, {unix.AF_TIPC, unix.SOCK_STREAM, 0, bad}},
 		"ioctl":      {{bad, tiocsti}, {bad, tiocsti | high}, {bad, tioclinux | high}, {bad, tiocsetd}},
 		"seccomp":    {{unix.SECCOMP_SET_MODE_FILTER, unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, 0}},
@@ -321,13 +322,4 @@ func results(t testing.TB, out string) map[string]unix.Errno {
 		t.Fatalf("%d results for %d acts", len(m), len(acts()))
 	}
 	return m
-}
-
-// missing skips for want of something, or fails where REQUIRE names it.
-func missing(t testing.TB, fact, what string) {
-	t.Helper()
-	if slices.Contains(strings.Split(os.Getenv("REQUIRE"), ","), fact) {
-		t.Fatalf("required: %s: %s", fact, what)
-	}
-	t.Skipf("missing %s: %s", fact, what)
 }

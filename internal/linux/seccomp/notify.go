@@ -83,6 +83,12 @@ func NewNotifier(listener int) (*Notifier, error) {
 		unix.Close(listener)
 		return nil, fmt.Errorf("seccomp: sizes of notifications: %w", e)
 	}
+	// A listener says of a call that nobody made that it does not wait.
+	var nobody uint64
+	if err := ioctl(listener, unix.SECCOMP_IOCTL_NOTIF_ID_VALID, unsafe.Pointer(&nobody)); err != unix.ENOENT {
+		unix.Close(listener)
+		return nil, fmt.Errorf("seccomp: this is no listener: %v", err)
+	}
 	// Without this os.NewFile would not hand the descriptor to the poller. RECV
 	// itself blocks all the same.
 	if err := unix.SetNonblock(listener, true); err != nil {

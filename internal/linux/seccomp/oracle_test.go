@@ -43,7 +43,7 @@ var conditional = map[string]func(a [6]uint32) bool{
 			return raw
 		case 2, 10:
 			known := a[2] == 0 || a[2] == 1 || a[2] == 6 || a[2] == 17 || a[2] == 58 || a[2] == 262
-			return raw || !known
+			return raw || !known || a[1]&0xf != 1 && a[1]&0xf != 2
 		case 16:
 			return a[2] != 0
 		}

@@ -210,6 +210,13 @@ var rules = []Rule{
 			{Arg: 2, Mask: all, Not: true, Values: []uint32{0, unix.IPPROTO_TCP, unix.IPPROTO_UDP,
 				unix.IPPROTO_ICMP, unix.IPPROTO_ICMPV6, unix.IPPROTO_MPTCP}},
 		}},
+	// Protocol 0 is the type's own: SOCK_DCCP alone loads DCCP, and
+	// SOCK_SEQPACKET is SCTP where that is loaded.
+	{Network, "socket", [archs]int32{41, 198}, "uses a socket type other than stream or datagram",
+		[]Condition{
+			{Arg: 0, Mask: all, Values: []uint32{unix.AF_INET, unix.AF_INET6}},
+			{Arg: 1, Mask: sockTypeMask, Not: true, Values: []uint32{unix.SOCK_STREAM, unix.SOCK_DGRAM}},
+		}},
 	{Network, "socketpair", [archs]int32{53, 199}, "uses an address family other than Unix",
 		[]Condition{{Arg: 0, Mask: all, Not: true, Values: []uint32{unix.AF_UNIX}}}},
 
