@@ -97,7 +97,9 @@ type compiler struct {
 	pins    []pin
 	roots   []string          // what a rule for "/" opens: subjects, not rules
 	found   map[string]string // what the patterns matched, and of which kind
-	mounted map[string]int    // target -> index in p.Mounts
+	// examples are named like secrets and are none: policy.ExamplesLayer.
+	examples map[string]bool
+	mounted  map[string]int // target -> index in p.Mounts
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is
@@ -459,7 +461,7 @@ func (c *compiler) decide(p string) access {
 		a.read = read.Access != policy.DenyRead
 		a.by, a.explicit = read.id, read.Pattern == p
 	}
-	if a.read && write != nil {
+	if a.read && write != nil && write.Access != policy.DenyRead {
 		a.write = write.Access == policy.AllowWrite
 		a.by, a.explicit = write.id, write.Pattern == p
 	}
@@ -467,7 +469,8 @@ func (c *compiler) decide(p string) access {
 }
 
 // deciding finds the rule for reading p and the one for writing it; nil if there
-// is none, which is a no.
+// is none, which is a no. denyRead speaks of both, as allowWrite does: what opens a
+// part of it for reading opens nothing for writing.
 func (c *compiler) deciding(p string) (read, write *pathRule) {
 	// Only rules for p and for what it lies in count: a few, however many
 	// things the patterns of the policy have matched.
@@ -487,7 +490,7 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 					lastRead = r
 				}
 			}
-			if r.Access == policy.AllowWrite || r.Access == policy.DenyWrite {
+			if r.Access != policy.AllowRead {
 				if stronger(r, write) {
 					write = r
 				}
@@ -509,8 +512,16 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 	return read, write
 }
 
-// add keeps a rule, by the path that it speaks of.
+// add keeps a rule, by the path that it speaks of. That a name is an example takes
+// the built-in secrets away from it, and opens nothing: a denial of all around it holds.
 func (c *compiler) add(r pathRule) {
+	if r.Origin.Layer == policy.ExamplesLayer {
+		if c.examples == nil {
+			c.examples = map[string]bool{}
+		}
+		c.examples[r.Pattern] = true
+		return
+	}
 	if c.index == nil {
 		c.index = map[string][]int{}
 	}
@@ -520,9 +531,12 @@ func (c *compiler) add(r pathRule) {
 
 func denies(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
 
-// speaksOf reports whether a rule covers p. A rule that opens all of "/" opens
-// nothing where the inside has its own.
+// speaksOf reports whether a rule covers p. A built-in secret's pattern covers no
+// example. A rule that opens all of "/" opens nothing where the inside has its own.
 func (c *compiler) speaksOf(r *pathRule, p string) bool {
+	if r.Glob && r.Access == policy.DenyRead && r.Origin.Layer == "built-in" && c.examples[r.Pattern] {
+		return false
+	}
 	if r.Pattern == "/" && !denies(r) && !covers(c.in.Workspace, p) &&
 		slices.ContainsFunc(ownRoots, func(name string) bool { return covers("/"+name, p) }) {
 		return false
@@ -783,7 +797,7 @@ func (c *compiler) subject(p string) {
 func (c *compiler) keepsName(p string) int {
 	for _, r := range c.paths {
 		if r.Access == policy.DenyWrite && covers(p, r.Pattern) {
-			if _, write := c.deciding(r.Pattern); write.Access == policy.DenyWrite {
+			if _, write := c.deciding(r.Pattern); denies(write) {
 				return r.id
 			}
 		}
@@ -799,7 +813,7 @@ func (c *compiler) keepsName(p string) int {
 // closes reports whether a rule against writing names p and decides.
 func (c *compiler) closes(p string) bool {
 	_, write := c.deciding(p)
-	return write != nil && write.Access == policy.DenyWrite && write.Pattern == p
+	return write != nil && denies(write) && write.Pattern == p
 }
 
 // own reports whether p lies in a part of the tree that the host has no say in.
