@@ -1,6 +1,8 @@
 package system
 
 import (
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -32,4 +34,49 @@ func TestAllowReadGivesNoWriting(t *testing.T) {
 			}
 		}
 	}
+}
+
+// The symlinks on the way of a protected name can't be replaced, and what is not
+// there yet is set aside where it is made.
+func TestLinksOnTheWayStay(t *testing.T) {
+	s := newSite(t)
+	s.write(t, "real/conf", "mine\n")
+	must(t, os.Mkdir(s.workspace+"/empty", 0o755))
+	must(t, os.Symlink("hop", s.workspace+"/link"))
+	must(t, os.Symlink(s.workspace+"/real", s.workspace+"/hop"))
+	must(t, os.Symlink("empty", s.workspace+"/way"))
+	s.write(t, s.home+"/policy.jsonc", `{"filesystem": {"denyWrite": ["./link/conf", "./way/new"]}}`)
+	r := s.run(t, "run", "--policy", s.home+"/policy.jsonc", "--", "sh", "-c", `
+		mkdir own; echo theirs > own/conf
+		for l in link hop way; do
+			mv $l moved && echo moved $l; rm $l && echo removed $l; ln -sfn own $l && echo replaced $l
+			mv -T own $l && echo exchanged $l
+		done 2>/dev/null
+		echo theirs 2>/dev/null > link/conf && echo wrote; echo theirs > empty/new; cat link/conf`)
+	r.wants(t, 0)
+	if r.out != "mine\n" {
+		t.Errorf("inside: %s", r.out)
+	}
+	if got, err := os.ReadFile(s.workspace + "/link/conf"); string(got) != "mine\n" {
+		t.Errorf("the name stands for %q now: %v", got, err)
+	}
+	if s.exists("empty/new") {
+		t.Errorf("way/new is there: %s", r.err)
+	}
+	s.setAside(t, "empty/new")
+}
+
+// setAside checks what was set aside in the one run that did, and throws it away.
+func (s *site) setAside(t testing.TB, want ...string) {
+	t.Helper()
+	dirs, _ := filepath.Glob(s.state + "/sessions/*/set-aside")
+	if len(dirs) != 1 {
+		t.Fatalf("set aside in %d runs", len(dirs))
+	}
+	for _, name := range want {
+		if _, err := os.Lstat(filepath.Join(dirs[0], name)); err != nil {
+			t.Errorf("set aside: %v", err)
+		}
+	}
+	must(t, os.RemoveAll(dirs[0]))
 }

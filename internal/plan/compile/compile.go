@@ -115,7 +115,7 @@ type watched struct {
 	pattern string   // for plan.Guard
 }
 
-// pin is a directory whose name must stay.
+// pin is a directory, or a symlink on the way of a rule, whose name must stay.
 type pin struct {
 	path string
 	rule int
@@ -248,6 +248,16 @@ func (c *compiler) rules() {
 			if led && !planted {
 				add(r, id, false, fact.Real)
 			}
+			if deny && fact.At != "" && fact.At != r.Pattern {
+				add(r, id, false, fact.At)
+			}
+			if r.Access == policy.DenyWrite {
+				// With a link on the way replaced the name would stand for
+				// something else, which nobody protects.
+				for _, link := range fact.Links {
+					c.pins = append(c.pins, pin{link, id})
+				}
+			}
 			switch {
 			case planted:
 				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
@@ -287,7 +297,7 @@ func (c *compiler) settle(r pathRule) {
 	case r.Pattern == "/":
 	case c.own(r.Pattern):
 		c.settleOwn(r)
-	case denies(&r) && c.in.Facts.Paths[r.Pattern].Kind == host.KindAbsent:
+	case denies(&r) && c.in.Facts.Paths[r.Pattern].RealKind == host.KindAbsent:
 		c.settleAbsent(r)
 	}
 }
@@ -297,6 +307,9 @@ const setAside = "what appears is noticed, and set aside before the run ends"
 // settleAbsent: a denial of what is not there.
 func (c *compiler) settleAbsent(r pathRule) {
 	st := &c.p.Rules[r.id-1]
+	if at := c.in.Facts.Paths[r.Pattern].At; at != "" {
+		r.Pattern = at
+	}
 	around := c.decide(path.Dir(r.Pattern))
 	rel, inside := strings.CutPrefix(r.Pattern, c.in.Workspace+"/")
 	switch {
@@ -622,9 +635,9 @@ func (c *compiler) tree() {
 	for _, s := range list {
 		switch {
 		case s.pin != 0:
-			if base := c.on(s.path); base != nil && base.Write {
+			if base := c.on(s.path); base != nil && base.Write && !ours(base) {
 				c.pinAbove(s.path, s.pin)
-				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
+				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: c.found[s.path] == host.KindDir, Rule: s.pin})
 			}
 		case s.own != nil:
 			// What the inside has of its own covers what rules say there.

@@ -230,6 +230,46 @@ func TestSymlinkedRulePaths(t *testing.T) {
 	wantShown(t, p, map[string]string{"/srv/data/deep/x": "read", "/srv/data/x": "none"})
 }
 
+// A symlink on the way of a name that must not be written keeps its own name: with
+// another in its place the protected name would stand for something else. What is not
+// there is guarded where it would be made.
+func TestLinksOnTheWayArePinned(t *testing.T) {
+	more := map[string]host.Path{
+		"./a/b/link": {Kind: host.KindSymlink, Real: full("./a/gen"), RealKind: host.KindDir, Links: []string{full("./a/b/link")}},
+		"./way":      {Kind: host.KindSymlink, Real: full("./a"), RealKind: host.KindDir, Links: []string{full("./way")}},
+		"./way/b/link/x": {Kind: host.KindFile, Real: full("./a/gen/x"), RealKind: host.KindFile,
+			Links: []string{full("./way"), full("./a/b/link")}},
+		"./a/gen/x":     thing(host.KindFile),
+		"./way/new":     {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: full("./a/new"), Links: []string{full("./way")}},
+		"./a/new":       {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: full("./a/new")},
+		"./dangling":    {Kind: host.KindSymlink, RealKind: host.KindAbsent, At: full("./a/new"), Links: []string{full("./dangling")}},
+		"~/home-link":   {Kind: host.KindSymlink, Real: annWork, RealKind: host.KindDir, Links: []string{full("~/home-link")}},
+		"~/home-link/a": {Kind: host.KindDir, Real: full("./a"), RealKind: host.KindDir, Links: []string{full("~/home-link")}},
+	}
+	for user, pinned := range map[string][]string{
+		`"denyWrite": ["./way/b/link/x"]`:                          {"./way", "./a", "./a/b", "./a/b/link", "./a/gen", "./a/gen/x"},
+		`"allowWrite": ["./way"], "denyWrite": ["./way/b/link/x"]`: {"./way", "./a/b/link"},
+		`"denyWrite": ["./way/new"]`:                               {"./way"},
+		`"denyWrite": ["./dangling"]`:                              {"./dangling"},
+		`"denyWrite": ["~/home-link/a"]`:                           {"./a"},
+	} {
+		p := mustPlan(t, loaded(t, "", `{"filesystem": {`+user+`}}`, "", more))
+		for _, target := range pinned {
+			if m := mountAt(p, full(target)); m == nil || m.Kind != plan.Pin {
+				t.Errorf("%s: %s: %+v", user, target, m)
+			}
+		}
+		if m := mountAt(p, full("~/home-link")); m != nil {
+			t.Errorf("%s: %+v", user, m)
+		}
+		if strings.HasSuffix(user, `new"]`) || strings.Contains(user, "dangling") {
+			if guardOf(p, "a/new") == nil || guardOf(p, "a/new/") == nil {
+				t.Errorf("%s: what would be made is not guarded: %+v", user, p.Guards)
+			}
+		}
+	}
+}
+
 // A run that could not begin is refused before it begins.
 func TestNoPlaceToStart(t *testing.T) {
 	for user, hint := range map[string]string{
