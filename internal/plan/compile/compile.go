@@ -901,15 +901,16 @@ func (c *compiler) guards() {
 	for _, w := range all {
 		guard := plan.Guard{Pattern: w.pattern, Reason: w.rule.Reason, Rule: w.rule.id}
 		for _, o := range opened {
-			if o.beats(&w.rule) {
-				guard.Except = append(guard.Except, strings.TrimPrefix(o.Pattern, c.in.Workspace+"/"))
+			except := strings.TrimPrefix(o.Pattern, c.in.Workspace+"/")
+			if o.beats(&w.rule) && !slices.Contains(guard.Except, except) {
+				guard.Except = append(guard.Except, except)
 			}
 		}
 		c.p.Guards = append(c.p.Guards, guard)
 	}
 }
 
-// opened are the paths in the workspace that a rule lets the inside write, whatever
+// opened are the rules for paths in the workspace that the inside may write, whatever
 // guards there are for them.
 func (c *compiler) opened() []pathRule {
 	var out []pathRule
@@ -918,6 +919,7 @@ func (c *compiler) opened() []pathRule {
 			continue
 		}
 		if slices.ContainsFunc(out, func(o pathRule) bool { return o.Pattern == r.Pattern }) {
+			out = append(out, r) // the stronger of the two may beat more
 			continue
 		}
 		with := &compiler{in: c.in, p: c.p}

@@ -170,6 +170,7 @@ func TestGuardsExceptOnlyWhatBeatsThem(t *testing.T) {
 		{name: "found by a pattern", user: `{"filesystem": {"allowWrite": ["**/.vscode"]}}`, guard: "**/.vscode/", want: []string{".vscode"}},
 		{name: "closed by a flag", user: `{"filesystem": {"allowWrite": ["./.vscode"]}}`, flags: `{"filesystem": {"denyWrite": ["./.vscode"]}}`, guard: "**/.vscode/"},
 		{name: "absent and managed", managed: `{"workspace": {"protect": ["**/deploy.sh"]}}`, user: `{"filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "**/deploy.sh"},
+		{name: "opened by two, one of them strong enough", managed: `{"workspace": {"protect": ["deploy.sh"]}, "filesystem": {"allowWrite": ["./deploy.sh"]}}`, user: `{"filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "deploy.sh", want: []string{"deploy.sh"}},
 		{name: "managed twice", managed: `{"workspace": {"protect": ["**/.vscode"]}}`, user: `{"filesystem": {"allowWrite": ["./.vscode"]}}`, guard: "**/.vscode/"},
 		{name: "managed and opened by the same", managed: `{"workspace": {"protect": ["**/deploy.sh"]}, "filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "**/deploy.sh", want: []string{"deploy.sh"}},
 		{name: "absent, denied and opened deeper", user: `{"filesystem": {"denyWrite": ["./gen"], "allowWrite": ["./gen/out"]}}`, guard: "gen", want: []string{"gen/out"}},
