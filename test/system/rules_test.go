@@ -66,6 +66,41 @@ func TestLinksOnTheWayStay(t *testing.T) {
 	s.setAside(t, "empty/new")
 }
 
+// A mask lies on a file. When an editor outside puts another in its place the mask goes
+// with the old one, so no plan may say that a rule like that is enforced, and the
+// person is told before the start.
+func TestReplacedOutside(t *testing.T) {
+	s := newSite(t)
+	s.write(t, "secret", "old\n")
+	s.write(t, s.home+"/policy.jsonc", `{"filesystem": {"denyRead": ["./secret"]}}`)
+	policy := []string{"--policy", s.home + "/policy.jsonc", "--"}
+	b := s.start(t, "ready", append(append([]string{"run"}, policy...), "sh", "-c", "cat secret && echo > leak; echo ready; until test -e go; do sleep 0.02; done; cat secret; echo done")...)
+	s.write(t, "secret.new", "new\n")
+	must(t, os.Rename(s.workspace+"/secret.new", s.workspace+"/secret"))
+	s.write(t, "go", "")
+	out := b.await(t, "done")
+	b.end(t)
+	if s.exists("leak") {
+		t.Error("the mask did not hold")
+	}
+	plan := s.run(t, append(append([]string{"run", "--dry-run"}, policy...), "true")...)
+	line := ""
+	for l := range strings.Lines(plan.out) {
+		if strings.Contains(l, "denyRead ./secret") {
+			line = strings.TrimSpace(l)
+		}
+	}
+	if strings.Contains(out, "new") && !strings.HasPrefix(line, "coarse") {
+		t.Errorf("read, and the plan says %q", line)
+	}
+	if r := s.run(t, append(append([]string{"run"}, policy...), "true")...); !strings.Contains(r.err, "held in part only: denyRead ./secret") {
+		t.Errorf("nobody is told: %q", r.err)
+	}
+	if r := s.run(t, "run", "--", "true"); r.err != "" {
+		t.Errorf("without a rule of one's own: %q", r.err)
+	}
+}
+
 // setAside checks what was set aside in the one run that did, and throws it away.
 func (s *site) setAside(t testing.TB, want ...string) {
 	t.Helper()

@@ -769,6 +769,7 @@ func (c *compiler) subject(p string) {
 			c.p.Rules[a.by-1].Mechanism = "permissions"
 			return
 		}
+		c.replaceable(a.by)
 		if rule := c.keepsName(p); has.write && rule != 0 {
 			c.pinAbove(p, rule)
 		}
@@ -857,8 +858,21 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	if base.Kind == plan.Pin && !base.Write {
 		return
 	}
+	c.replaceable(rule)
 	c.pinAbove(p, rule)
 	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
+}
+
+// replaceable: a mount lies on a file of the host, not on a name. When somebody
+// outside renames another over it, as editors save, the kernel takes the mount away
+// (d_invalidate, Linux 3.18 and later).
+func (c *compiler) replaceable(rule int) {
+	if st := &c.p.Rules[rule-1]; st.Status == plan.Enforced {
+		if st.Status = plan.Coarse; st.Note != "" {
+			st.Note += "; "
+		}
+		st.Note += "what the host puts in its place during the run is not covered"
+	}
 }
 
 // pinAbove pins each directory between p and the mount that p lies on.

@@ -89,6 +89,9 @@ func TestNoRuleIsSilentlyVoid(t *testing.T) {
 		{name: "not there, outside", user: `"allowWrite": ["~/docs"], "denyWrite": ["~/docs/gen"]`, rule: "denyWrite ~/docs/gen", status: plan.Coarse},
 		{name: "not there, not writable", user: `"denyWrite": ["/opt/x"]`, rule: "denyWrite /opt/x", status: plan.Enforced},
 		{name: "not there, not readable", user: `"denyRead": ["~/x"]`, rule: "denyRead ~/x", status: plan.Enforced},
+		{name: "there, and masked", user: `"denyRead": ["./a/gen"]`, rule: "denyRead ./a/gen", status: plan.Coarse},
+		{name: "there, with a part open", user: `"denyRead": ["./a"], "allowRead": ["./a/gen"]`, rule: "denyRead ./a", status: plan.Coarse},
+		{name: "there, and read-only", user: `"denyWrite": ["./a/gen"]`, rule: "denyWrite ./a/gen", status: plan.Coarse},
 		{name: "not there, readable", user: `"denyRead": ["./secret"]`, rule: "denyRead ./secret", status: plan.Coarse},
 		{name: "a pattern outside", user: `"allowRead": ["~/docs"], "denyRead": ["~/**/*.pem"]`, rule: "denyRead ~/**/*.pem", status: plan.Impossible, gap: true},
 		{name: "a pattern outside, nothing open there", user: `"denyRead": ["~/**/*.pem"]`, rule: "denyRead ~/**/*.pem", status: plan.Coarse},
@@ -124,6 +127,19 @@ func TestNoRuleIsSilentlyVoid(t *testing.T) {
 				t.Errorf("no guard for a directory %s", c.guard)
 			}
 		})
+	}
+}
+
+// What is hidden with all around it is hidden whatever the host does: no mount lies
+// on it that could go.
+func TestWhatNoMountCarriesIsEnforced(t *testing.T) {
+	p := mustPlan(t, loaded(t, "", `{"filesystem": {"denyRead": ["~/docs", "/etc/shadow"], "denyWrite": ["/opt"]}}`, "", map[string]host.Path{
+		"/etc/shadow": {Kind: host.KindFile, Real: "/etc/shadow", RealKind: host.KindFile, Closed: true},
+	}))
+	for _, rule := range []string{"denyRead ~/docs", "denyRead /etc/shadow", "denyWrite /opt"} {
+		if r := ruleOf(t, p, rule); r.Status != plan.Enforced {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
