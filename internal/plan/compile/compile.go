@@ -75,6 +75,7 @@ func Plan(in Input) (*plan.Plan, error) {
 		return nil, err
 	}
 	c.mechanisms()
+	c.known()
 	c.rules()
 	c.tree()
 	c.guards()
@@ -196,6 +197,30 @@ func (c *compiler) mechanisms() {
 			Because: "you are root: a process inside could still read what only root may read, such as keys below /etc",
 			Remedy:  "run as a normal user; or accept the loss with --allow-root (identity.allowRoot in a policy)",
 		})
+	}
+}
+
+// known refuses what a policy may come to say and nothing here carries out.
+func (c *compiler) known() {
+	refuse := func(what string, in ...string) {
+		if !slices.Contains(in[1:], in[0]) {
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{
+				Required: true, Missing: fmt.Sprintf("%s %q", what, in[0]),
+				Because: "this version does not know it", Remedy: "take it out of the policy",
+			})
+		}
+	}
+	e := c.in.Policy
+	refuse("workspace.mode", e.WorkspaceMode.Value, "live")
+	refuse("workspace.home", e.Home.Value, "private", "ephemeral")
+	for _, r := range e.Paths {
+		refuse("the path rule", string(r.Access), string(policy.AllowRead), string(policy.AllowWrite), string(policy.DenyRead), string(policy.DenyWrite))
+	}
+	for _, r := range e.Env {
+		refuse("the rule for a variable", string(r.Action), string(policy.EnvAllow), string(policy.EnvDeny), string(policy.EnvSet))
+	}
+	for _, r := range e.Net {
+		refuse("the network rule", r.Key, "allowedDomains", "deniedDomains", "allowedCIDRs")
 	}
 }
 

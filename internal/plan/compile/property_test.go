@@ -312,6 +312,7 @@ func TestMountsDoWhatTheRulesSay(t *testing.T) {
 			continue // a run that is refused does nothing
 		}
 		agree(t, in, p)
+		accounted(t, in, p)
 		first, _ := json.Marshal(p)
 		p, _ = Plan(in)
 		if second, _ := json.Marshal(p); string(first) != string(second) {

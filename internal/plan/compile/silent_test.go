@@ -309,7 +309,7 @@ func TestNoPlaceToStart(t *testing.T) {
 
 // A denial of a variable holds whether or not the variable is there outside.
 func TestEnvironment(t *testing.T) {
-	in := loaded(t, "", `{"environment": {"allow": ["A*", "B"], "deny": ["AB", "S"], "set": {"S": "1", "T": "~/t", "USER": "root"}}}`, "", nil)
+	in := loaded(t, "", `{"environment": {"allow": ["A*", "B", "PWD"], "deny": ["AB", "S", "HO*"], "set": {"S": "1", "T": "~/t", "USER": "root"}}}`, "", nil)
 	for _, outside := range [][]string{{"AA=1", "AB=2", "B=3", "C=4", "S=9", "broken", "=x"}, {"AA=1", "B=3"}} {
 		in.Environ = outside
 		p := mustPlan(t, in)
@@ -321,8 +321,10 @@ func TestEnvironment(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Errorf("%v: %v, want %v", outside, got, want)
 		}
-		if r := ruleOf(t, p, "set environment USER"); r.Status != plan.Impossible {
-			t.Errorf("%+v", r)
+		for rule, status := range map[string]plan.Status{"set environment USER": plan.Impossible, "deny environment HO*": plan.Coarse, "allow environment PWD": plan.Coarse, "deny environment AB": plan.Enforced} {
+			if r := ruleOf(t, p, rule); r.Status != status || (r.Note == "") != (status == plan.Enforced) {
+				t.Errorf("%+v, want %s", r, status)
+			}
 		}
 	}
 }
