@@ -519,7 +519,7 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 			if !c.speaksOf(r, p) {
 				continue
 			}
-			last := r.Origin.Layer == "managed" || r.Origin.Layer == Own
+			last := r.Origin.Layer == "managed"
 			if r.Access != policy.DenyWrite {
 				if stronger(r, read) {
 					read = r
