@@ -276,12 +276,12 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		patterns = append(patterns, g.Pattern)
 	}
 	f.Paths = probe.Paths(literal)
-	// What a symlink leads to is a subject too.
+	// What a symlink leads to is a subject too, whether or not it is there.
 	var more []string
 	for _, fact := range f.Paths {
-		if fact.Real != "" {
-			if _, ok := f.Paths[fact.Real]; !ok {
-				more = append(more, fact.Real)
+		for _, p := range []string{fact.Real, fact.At} {
+			if _, ok := f.Paths[p]; !ok && p != "" {
+				more = append(more, p)
 			}
 		}
 	}

@@ -475,9 +475,11 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 	for _, w := range warnings {
 		c.tell("warning: "+w.Text, Place(w.Origin), w.Hint)
 	}
-	network := false
+	network, part := false, []string{}
 	for _, r := range p.Rules {
 		switch {
+		case r.Status == plan.Coarse && written(r.Origin):
+			part = append(part, r.Text)
 		case r.Status != plan.Impossible:
 		case r.Mechanism == "net-namespace":
 			if !network {
@@ -488,6 +490,22 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
 		}
 	}
+	if n := len(part); n > 0 {
+		if n > 3 {
+			part = append(part[:3], fmt.Sprintf("and %d more", n-3))
+		}
+		c.tell("held in part only: "+strings.Join(part, ", "), "", "cofferdam run --dry-run says what is not covered")
+	}
+}
+
+// written reports whether a rule was written by somebody for this machine. What is
+// true of the built-in rules on each of them stands in the documentation.
+func written(o plan.Origin) bool {
+	switch o.Layer {
+	case "user", "project", "flag", "managed":
+		return true
+	}
+	return strings.HasPrefix(o.Layer, "import:")
 }
 
 // tell says one thing to the person at the other end.

@@ -48,6 +48,12 @@ type Path struct {
 	Kind string `json:"kind"` // KindAbsent and so on
 	// Real is the path with every symlink resolved; empty if absent.
 	Real string `json:"real,omitempty"`
+	// At is where it would be made, with every symlink on the way resolved: if
+	// it is absent, or a symlink to nothing.
+	At string `json:"at,omitempty"`
+	// Links are the symlinks on the way from here to Real or At, each by its own
+	// real path, in the order in which they are followed.
+	Links []string `json:"links,omitempty"`
 	// RealKind is the kind of Real.
 	RealKind string `json:"realKind,omitempty"`
 	UID      int    `json:"uid"`

@@ -9,6 +9,10 @@ import "cofferdam/internal/plan"
 
 const builtinLayer = "built-in"
 
+// ExamplesLayer is where the names stand that look like built-in secrets and are
+// documentation: what matches is no such secret, and is treated as all around it.
+const ExamplesLayer = builtinLayer + " exceptions"
+
 func builtinOrigin(key string) plan.Origin { return plan.Origin{Layer: builtinLayer, Key: key} }
 
 // systemDirs are read by every program. What is secret in them is taken out below.
@@ -152,7 +156,7 @@ func (e *Effective) builtin(p Place) {
 	for _, t := range workspaceExamples {
 		// An example is more specific than what it is an example of, but a
 		// pattern can't say so: it is a stronger source.
-		r := p.resolve(AllowRead, t, plan.Origin{Layer: builtinLayer + " exceptions", Key: "workspace examples"})
+		r := p.resolve(AllowRead, t, plan.Origin{Layer: ExamplesLayer, Key: "workspace examples"})
 		r.Optional = true
 		e.path(r)
 	}

@@ -181,6 +181,8 @@ var classReason = map[class]string{
 	gitLink:  "git would read or write where it leads",
 }
 
+func ofGit(g plan.Guard) bool { return slices.Contains(strings.Split(g.Pattern, "/"), ".git") }
+
 // item is one guarded entry that is there now.
 type item struct {
 	path  string
@@ -241,7 +243,7 @@ func newLooker(root string, guards []plan.Guard) (*looker, error) {
 	for i, g := range guards {
 		// What guards say of .git turns on the judging of git's own files,
 		// which knows more than names.
-		if slices.Contains(strings.Split(g.Pattern, "/"), ".git") {
+		if ofGit(g) {
 			l.git = true
 			continue
 		}
@@ -392,7 +394,7 @@ type found struct {
 // add keeps the first class of a path, but a symlink in a git directory is
 // never anything better.
 func (s *found) add(it item) {
-	if s.excepted(it.path) {
+	if s.excepted(it.path, it.guard) {
 		return
 	}
 	if _, ok := s.at[it.path]; !ok || it.class == gitLink {
@@ -418,9 +420,15 @@ func (s *found) below(dir string, links bool, each func(Match)) error {
 	return nil
 }
 
-// excepted: the policy lets the inside write p, whatever guards it.
-func (s *found) excepted(p string) bool {
-	for _, g := range s.guards {
+// excepted: the policy lets the inside write p although this guard speaks of it.
+// Another guard that speaks of it still counts. What git obeys (-1) has no guard of
+// its own: in a .git the guards of .git speak of it, elsewhere whichever does.
+func (s *found) excepted(p string, guard int) bool {
+	git := slices.Contains(strings.Split(p, "/"), ".git")
+	for i, g := range s.guards {
+		if guard >= 0 && i != guard || guard < 0 && git && !ofGit(g) {
+			continue
+		}
 		for _, e := range g.Except {
 			if within(p, e) {
 				return true

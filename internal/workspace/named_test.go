@@ -62,12 +62,15 @@ func TestSweepSecondName(t *testing.T) {
 
 func TestSweepExcept(t *testing.T) {
 	b := setUp(t, "src/x=")
-	list := []plan.Guard{{Pattern: "**/.vscode/", Reason: "r", Except: []string{".vscode/ok", "a/.vscode"}}, {Pattern: "**/ops", Reason: "r"}}
+	list := []plan.Guard{{Pattern: "**/.vscode/", Reason: "r", Except: []string{".vscode/ok", "a/.vscode"}}, {Pattern: "**/ops", Reason: "r"},
+		{Pattern: "**/.envrc", Reason: "r"}, {Pattern: "**/.git/hooks/", Reason: "r"}}
 	var err error
 	b.base, err = TakeBaseline(b.root, list, nil)
 	must(t, err)
-	put(t, b.root, ".vscode/ok/x=1", ".vscode/tasks.json=1", ".vscode/d/y=1", "a/.vscode/tasks.json=1", "b/.vscode/ok/x=1", "c/ops/run=1", "d/ops/")
-	if got := asides(b.sweep()); !slices.Equal(got, []string{".vscode/d/y", ".vscode/tasks.json", "b/.vscode", "c/ops"}) {
+	put(t, b.root, ".vscode/ok/x=1", ".vscode/tasks.json=1", ".vscode/d/y=1", "a/.vscode/tasks.json=1", "b/.vscode/ok/x=1", "c/ops/run=1", "d/ops/",
+		".vscode/ok/.envrc=1", "a/.vscode/.git/hooks/pre-commit=1")
+	// What one guard excepts others still guard.
+	if got := asides(b.sweep()); !slices.Equal(got, []string{".vscode/d/y", ".vscode/ok/.envrc", ".vscode/tasks.json", "a/.vscode/.git/hooks/pre-commit", "b/.vscode", "c/ops"}) {
 		t.Errorf("%q", got)
 	}
 	if b.read(".vscode/ok/x") != "1" || b.read("a/.vscode/tasks.json") != "1" {

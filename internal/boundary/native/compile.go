@@ -304,9 +304,10 @@ func bindAttr(m plan.Mount) mount.Attr {
 	return a
 }
 
-// dir makes a directory of the skeleton, with its parents.
+// dir makes a directory of the skeleton, with its parents. Where something is
+// mounted there is one.
 func (t *tree) dir(dir string) {
-	if t.made[dir] {
+	if _, mounted := t.kinds[dir]; mounted || t.made[dir] {
 		return
 	}
 	t.dir(path.Dir(dir))

@@ -4,6 +4,7 @@ package probe
 
 import (
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 
@@ -31,18 +32,60 @@ func look(path string) host.Path {
 	var st unix.Stat_t
 	if err := unix.Lstat(path, &st); err != nil {
 		k := missing(err)
-		return host.Path{Kind: k, RealKind: k}
+		out := host.Path{Kind: k, RealKind: k}
+		if k == host.KindAbsent {
+			out.Links, out.At = way(path)
+		}
+		return out
 	}
 	out := host.Path{Kind: kindOf(st.Mode), UID: int(st.Uid), Mode: st.Mode & 0o7777}
 	real, rst, err := resolveErr(path)
 	if err != nil {
 		// A link to nothing, or to where we can't look.
-		out.RealKind = missing(err)
+		if out.RealKind = missing(err); out.RealKind == host.KindAbsent {
+			out.Links, out.At = way(path)
+		}
 		return out
+	}
+	if real != path {
+		out.Links, _ = way(path)
 	}
 	out.Real, out.RealKind, out.UID, out.Mode = real, kindOf(rst.Mode), int(rst.Uid), rst.Mode&0o7777
 	out.Closed = closed(real, rst)
 	return out
+}
+
+// way follows the symlinks of a path one by one and says where it ends, whether
+// something is there or not; "" if that can't be told.
+func way(path string) (links []string, end string) {
+	end = "/"
+	var buf [unix.PathMax]byte
+	for rest := strings.Split(path, "/"); len(rest) > 0; {
+		name := rest[0]
+		rest = rest[1:]
+		switch name {
+		case "", ".":
+			continue
+		case "..":
+			end = filepath.Dir(end)
+			continue
+		}
+		end = filepath.Join(end, name)
+		n, err := unix.Readlink(end, buf[:])
+		if err == unix.EINVAL || err != nil && missing(err) == host.KindAbsent {
+			continue
+		}
+		if err != nil || len(links) == 40 { // MAXSYMLINKS of the kernel
+			return links, ""
+		}
+		links = append(links, end)
+		text := string(buf[:n])
+		if end = filepath.Dir(end); strings.HasPrefix(text, "/") {
+			end = "/"
+		}
+		rest = append(strings.Split(text, "/"), rest...)
+	}
+	return links, end
 }
 
 // closed tries whether a path of somebody else can be read, entered or written.

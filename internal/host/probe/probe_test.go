@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"runtime"
 	"strings"
 	"syscall"
@@ -192,18 +193,21 @@ func TestPaths(t *testing.T) {
 	os.Symlink("nowhere", at("dangling"))
 	os.Symlink("loop", at("loop"))
 	os.Symlink("dir", at("dirlink"))
+	os.Symlink(at("dir/.."), at("dir/up"))
 	unix.Mkfifo(at("fifo"), 0o600)
 	tests := map[string]host.Path{
 		at("dir"):                    {Kind: host.KindDir, Real: at("dir"), RealKind: host.KindDir, Mode: 0o750},
 		at("dir/file"):               {Kind: host.KindFile, Real: at("dir/file"), RealKind: host.KindFile, Mode: 0o640},
-		at("dirlink/file"):           {Kind: host.KindFile, Real: at("dir/file"), RealKind: host.KindFile, Mode: 0o640},
+		at("dirlink/file"):           {Kind: host.KindFile, Real: at("dir/file"), RealKind: host.KindFile, Mode: 0o640, Links: []string{at("dirlink")}},
+		at("dirlink/new/x"):          {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: at("dir/new/x"), Links: []string{at("dirlink")}},
+		at("dir/up/dir/new"):         {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: at("dir/new"), Links: []string{at("dir/up")}},
 		at("gone (deleted)"):         {Kind: host.KindFile, Real: at("gone (deleted)"), RealKind: host.KindFile, Mode: 0o600},
-		at("link2"):                  {Kind: host.KindSymlink, Real: at("dir/file"), RealKind: host.KindFile, Mode: 0o640},
-		at("dangling"):               {Kind: host.KindSymlink, RealKind: host.KindAbsent, Mode: 0o777},
+		at("link2"):                  {Kind: host.KindSymlink, Real: at("dir/file"), RealKind: host.KindFile, Mode: 0o640, Links: []string{at("link2"), at("link")}},
+		at("dangling"):               {Kind: host.KindSymlink, RealKind: host.KindAbsent, Mode: 0o777, At: at("nowhere"), Links: []string{at("dangling")}},
 		at("loop"):                   {Kind: host.KindSymlink, RealKind: host.KindUnknown, Mode: 0o777},
 		at("fifo"):                   {Kind: host.KindFifo, Real: at("fifo"), RealKind: host.KindFifo, Mode: 0o600},
-		at("none"):                   {Kind: host.KindAbsent, RealKind: host.KindAbsent},
-		at("dir/file/below"):         {Kind: host.KindAbsent, RealKind: host.KindAbsent},
+		at("none"):                   {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: at("none")},
+		at("dir/file/below"):         {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: at("dir/file/below")},
 		"relative":                   {Kind: host.KindUnknown, RealKind: host.KindUnknown},
 		at("x\x00y"):                 {Kind: host.KindUnknown, RealKind: host.KindUnknown},
 		"/dev/null":                  {Kind: host.KindDevice, Real: "/dev/null", RealKind: host.KindDevice, Mode: 0o666},
@@ -218,7 +222,7 @@ func TestPaths(t *testing.T) {
 		if want.Kind != host.KindAbsent && want.Kind != host.KindUnknown && p != "/dev/null" {
 			want.UID = os.Getuid()
 		}
-		if got[p] != want {
+		if !reflect.DeepEqual(got[p], want) {
 			t.Errorf("%q: %+v, want %+v", p, got[p], want)
 		}
 	}

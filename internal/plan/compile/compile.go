@@ -75,6 +75,7 @@ func Plan(in Input) (*plan.Plan, error) {
 		return nil, err
 	}
 	c.mechanisms()
+	c.known()
 	c.rules()
 	c.tree()
 	c.guards()
@@ -97,7 +98,9 @@ type compiler struct {
 	pins    []pin
 	roots   []string          // what a rule for "/" opens: subjects, not rules
 	found   map[string]string // what the patterns matched, and of which kind
-	mounted map[string]int    // target -> index in p.Mounts
+	// examples are named like secrets and are none: policy.ExamplesLayer.
+	examples map[string]bool
+	mounted  map[string]int // target -> index in p.Mounts
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is
@@ -113,7 +116,7 @@ type watched struct {
 	pattern string   // for plan.Guard
 }
 
-// pin is a directory whose name must stay.
+// pin is a directory, or a symlink on the way of a rule, whose name must stay.
 type pin struct {
 	path string
 	rule int
@@ -197,6 +200,30 @@ func (c *compiler) mechanisms() {
 	}
 }
 
+// known refuses what a policy may come to say and nothing here carries out.
+func (c *compiler) known() {
+	refuse := func(what string, in ...string) {
+		if !slices.Contains(in[1:], in[0]) {
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{
+				Required: true, Missing: fmt.Sprintf("%s %q", what, in[0]),
+				Because: "this version does not know it", Remedy: "take it out of the policy",
+			})
+		}
+	}
+	e := c.in.Policy
+	refuse("workspace.mode", e.WorkspaceMode.Value, "live")
+	refuse("workspace.home", e.Home.Value, "private", "ephemeral")
+	for _, r := range e.Paths {
+		refuse("the path rule", string(r.Access), string(policy.AllowRead), string(policy.AllowWrite), string(policy.DenyRead), string(policy.DenyWrite))
+	}
+	for _, r := range e.Env {
+		refuse("the rule for a variable", string(r.Action), string(policy.EnvAllow), string(policy.EnvDeny), string(policy.EnvSet))
+	}
+	for _, r := range e.Net {
+		refuse("the network rule", r.Key, "allowedDomains", "deniedDomains", "allowedCIDRs")
+	}
+}
+
 // rule records an effective rule and returns its ID.
 func (c *compiler) rule(text string, o plan.Origin, s plan.Status, mechanism, note string) int {
 	id := len(c.p.Rules) + 1
@@ -246,6 +273,16 @@ func (c *compiler) rules() {
 			if led && !planted {
 				add(r, id, false, fact.Real)
 			}
+			if deny && fact.At != "" && fact.At != r.Pattern {
+				add(r, id, false, fact.At)
+			}
+			if r.Access == policy.DenyWrite {
+				// With a link on the way replaced the name would stand for
+				// something else, which nobody protects.
+				for _, link := range fact.Links {
+					c.pins = append(c.pins, pin{link, id})
+				}
+			}
 			switch {
 			case planted:
 				st.Note = "it is a symlink that the inside may have made, and leads to " + fact.Real + "; name that, if it is what you want"
@@ -285,7 +322,7 @@ func (c *compiler) settle(r pathRule) {
 	case r.Pattern == "/":
 	case c.own(r.Pattern):
 		c.settleOwn(r)
-	case denies(&r) && c.in.Facts.Paths[r.Pattern].Kind == host.KindAbsent:
+	case denies(&r) && c.in.Facts.Paths[r.Pattern].RealKind == host.KindAbsent:
 		c.settleAbsent(r)
 	}
 }
@@ -295,6 +332,9 @@ const setAside = "what appears is noticed, and set aside before the run ends"
 // settleAbsent: a denial of what is not there.
 func (c *compiler) settleAbsent(r pathRule) {
 	st := &c.p.Rules[r.id-1]
+	if at := c.in.Facts.Paths[r.Pattern].At; at != "" {
+		r.Pattern = at
+	}
 	around := c.decide(path.Dir(r.Pattern))
 	rel, inside := strings.CutPrefix(r.Pattern, c.in.Workspace+"/")
 	switch {
@@ -459,7 +499,7 @@ func (c *compiler) decide(p string) access {
 		a.read = read.Access != policy.DenyRead
 		a.by, a.explicit = read.id, read.Pattern == p
 	}
-	if a.read && write != nil {
+	if a.read && write != nil && write.Access != policy.DenyRead {
 		a.write = write.Access == policy.AllowWrite
 		a.by, a.explicit = write.id, write.Pattern == p
 	}
@@ -467,7 +507,8 @@ func (c *compiler) decide(p string) access {
 }
 
 // deciding finds the rule for reading p and the one for writing it; nil if there
-// is none, which is a no.
+// is none, which is a no. denyRead speaks of both, as allowWrite does: what opens a
+// part of it for reading opens nothing for writing.
 func (c *compiler) deciding(p string) (read, write *pathRule) {
 	// Only rules for p and for what it lies in count: a few, however many
 	// things the patterns of the policy have matched.
@@ -478,7 +519,7 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 			if !c.speaksOf(r, p) {
 				continue
 			}
-			last := r.Origin.Layer == "managed" || r.Origin.Layer == Own
+			last := r.Origin.Layer == "managed"
 			if r.Access != policy.DenyWrite {
 				if stronger(r, read) {
 					read = r
@@ -487,7 +528,7 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 					lastRead = r
 				}
 			}
-			if r.Access == policy.AllowWrite || r.Access == policy.DenyWrite {
+			if r.Access != policy.AllowRead {
 				if stronger(r, write) {
 					write = r
 				}
@@ -509,8 +550,16 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 	return read, write
 }
 
-// add keeps a rule, by the path that it speaks of.
+// add keeps a rule, by the path that it speaks of. That a name is an example takes
+// the built-in secrets away from it, and opens nothing: a denial of all around it holds.
 func (c *compiler) add(r pathRule) {
+	if r.Origin.Layer == policy.ExamplesLayer {
+		if c.examples == nil {
+			c.examples = map[string]bool{}
+		}
+		c.examples[r.Pattern] = true
+		return
+	}
 	if c.index == nil {
 		c.index = map[string][]int{}
 	}
@@ -520,9 +569,12 @@ func (c *compiler) add(r pathRule) {
 
 func denies(r *pathRule) bool { return r.Access == policy.DenyRead || r.Access == policy.DenyWrite }
 
-// speaksOf reports whether a rule covers p. A rule that opens all of "/" opens
-// nothing where the inside has its own.
+// speaksOf reports whether a rule covers p. A built-in secret's pattern covers no
+// example. A rule that opens all of "/" opens nothing where the inside has its own.
 func (c *compiler) speaksOf(r *pathRule, p string) bool {
+	if r.Glob && r.Access == policy.DenyRead && r.Origin.Layer == "built-in" && c.examples[r.Pattern] {
+		return false
+	}
 	if r.Pattern == "/" && !denies(r) && !covers(c.in.Workspace, p) &&
 		slices.ContainsFunc(ownRoots, func(name string) bool { return covers("/"+name, p) }) {
 		return false
@@ -608,9 +660,9 @@ func (c *compiler) tree() {
 	for _, s := range list {
 		switch {
 		case s.pin != 0:
-			if base := c.on(s.path); base != nil && base.Write {
+			if base := c.on(s.path); base != nil && base.Write && !ours(base) {
 				c.pinAbove(s.path, s.pin)
-				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: true, Rule: s.pin})
+				c.mount(plan.Mount{Kind: plan.Pin, Target: s.path, Write: true, Directory: c.found[s.path] == host.KindDir, Rule: s.pin})
 			}
 		case s.own != nil:
 			// What the inside has of its own covers what rules say there.
@@ -742,6 +794,7 @@ func (c *compiler) subject(p string) {
 			c.p.Rules[a.by-1].Mechanism = "permissions"
 			return
 		}
+		c.replaceable(a.by)
 		if rule := c.keepsName(p); has.write && rule != 0 {
 			c.pinAbove(p, rule)
 		}
@@ -783,7 +836,7 @@ func (c *compiler) subject(p string) {
 func (c *compiler) keepsName(p string) int {
 	for _, r := range c.paths {
 		if r.Access == policy.DenyWrite && covers(p, r.Pattern) {
-			if _, write := c.deciding(r.Pattern); write.Access == policy.DenyWrite {
+			if _, write := c.deciding(r.Pattern); denies(write) {
 				return r.id
 			}
 		}
@@ -799,7 +852,7 @@ func (c *compiler) keepsName(p string) int {
 // closes reports whether a rule against writing names p and decides.
 func (c *compiler) closes(p string) bool {
 	_, write := c.deciding(p)
-	return write != nil && write.Access == policy.DenyWrite && write.Pattern == p
+	return write != nil && denies(write) && write.Pattern == p
 }
 
 // own reports whether p lies in a part of the tree that the host has no say in.
@@ -830,8 +883,21 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	if base.Kind == plan.Pin && !base.Write {
 		return
 	}
+	c.replaceable(rule)
 	c.pinAbove(p, rule)
 	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
+}
+
+// replaceable: a mount lies on a file of the host, not on a name. When somebody
+// outside renames another over it, as editors save, the kernel takes the mount away
+// (d_invalidate, Linux 3.18 and later).
+func (c *compiler) replaceable(rule int) {
+	if st := &c.p.Rules[rule-1]; st.Status == plan.Enforced {
+		if st.Status = plan.Coarse; st.Note != "" {
+			st.Note += "; "
+		}
+		st.Note += "what the host puts in its place during the run is not covered"
+	}
 }
 
 // pinAbove pins each directory between p and the mount that p lies on.
@@ -874,15 +940,16 @@ func (c *compiler) guards() {
 	for _, w := range all {
 		guard := plan.Guard{Pattern: w.pattern, Reason: w.rule.Reason, Rule: w.rule.id}
 		for _, o := range opened {
-			if o.beats(&w.rule) {
-				guard.Except = append(guard.Except, strings.TrimPrefix(o.Pattern, c.in.Workspace+"/"))
+			except := strings.TrimPrefix(o.Pattern, c.in.Workspace+"/")
+			if o.beats(&w.rule) && !slices.Contains(guard.Except, except) {
+				guard.Except = append(guard.Except, except)
 			}
 		}
 		c.p.Guards = append(c.p.Guards, guard)
 	}
 }
 
-// opened are the paths in the workspace that a rule lets the inside write, whatever
+// opened are the rules for paths in the workspace that the inside may write, whatever
 // guards there are for them.
 func (c *compiler) opened() []pathRule {
 	var out []pathRule
@@ -891,6 +958,7 @@ func (c *compiler) opened() []pathRule {
 			continue
 		}
 		if slices.ContainsFunc(out, func(o pathRule) bool { return o.Pattern == r.Pattern }) {
+			out = append(out, r) // the stronger of the two may beat more
 			continue
 		}
 		with := &compiler{in: c.in, p: c.p}

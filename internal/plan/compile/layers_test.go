@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	"cofferdam/internal/host"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
 )
@@ -125,5 +126,29 @@ func TestOrderMeansNothing(t *testing.T) {
 	}
 	if !slices.EqualFunc(one.Mounts, two.Mounts, func(a, b plan.Mount) bool { a.Rule, b.Rule = 0, 0; return a == b }) {
 		t.Errorf("the mounts differ:\n%+v\n%+v", one.Mounts, two.Mounts)
+	}
+}
+
+// Nobody opens a part of cofferdam's own records, an organisation neither.
+func TestOwnRecordsStayClosed(t *testing.T) {
+	const open = `{"filesystem": {"allowWrite": ["~/docs", "~/docs/private/open"]}}`
+	in := loaded(t, open, open, open, nil)
+	in.Policy.Paths = append(in.Policy.Paths, policy.PathRule{Access: policy.DenyRead, Pattern: full("~/docs"), Text: "records", Origin: plan.Origin{Layer: Own}})
+	wantShown(t, mustPlan(t, in), map[string]string{"~/docs/x": "none", "~/docs/private/open/x": "none"})
+}
+
+// Permissions keep no root out, and what nobody has looked at is not mounted.
+func TestFactsAreNotTakenForMore(t *testing.T) {
+	in := loaded(t, "", `{"filesystem": {"allowRead": ["~/unseen"]}, "identity": {"allowRoot": true}}`, "", map[string]host.Path{
+		"/etc/shadow": {Kind: host.KindFile, Real: "/etc/shadow", RealKind: host.KindFile, Closed: true},
+	})
+	in.Facts.UID = 0
+	delete(in.Facts.Paths, full("~/unseen"))
+	p := mustPlan(t, in)
+	if m := mountAt(p, "/etc/shadow"); m == nil || m.Kind != plan.Mask {
+		t.Errorf("as root: %+v", m)
+	}
+	if m := mountAt(p, full("~/unseen")); m != nil {
+		t.Errorf("not looked at: %+v", m)
 	}
 }

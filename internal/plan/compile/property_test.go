@@ -47,6 +47,16 @@ func newJudge(in Input) judge {
 			}
 		}
 	}
+	// What is an example is no built-in secret; that is all an example is.
+	examples := map[string]bool{}
+	for _, r := range j.rules {
+		if r.Origin.Key == "workspace examples" {
+			examples[r.Pattern] = true
+		}
+	}
+	j.rules = slices.DeleteFunc(j.rules, func(r policy.PathRule) bool {
+		return r.Origin.Key == "workspace examples" || r.Origin.Key == "workspace secrets" && examples[r.Pattern]
+	})
 	return j
 }
 
@@ -82,9 +92,8 @@ func (j judge) verdict(p string, speaks func(policy.PathRule) bool) string {
 func (j judge) access(p string) string {
 	managed := func(r policy.PathRule) bool { return r.Origin.Layer == "managed" }
 	reading := func(r policy.PathRule) bool { return r.Access != policy.DenyWrite }
-	writing := func(r policy.PathRule) bool {
-		return r.Access == policy.AllowWrite || r.Access == policy.DenyWrite
-	}
+	// What may be neither read nor written is not written where a part may be read.
+	writing := func(r policy.PathRule) bool { return r.Access != policy.AllowRead }
 	say := func(about func(policy.PathRule) bool) bool {
 		if j.verdict(p, func(r policy.PathRule) bool { return managed(r) && about(r) }) == "no" {
 			return false
@@ -303,6 +312,7 @@ func TestMountsDoWhatTheRulesSay(t *testing.T) {
 			continue // a run that is refused does nothing
 		}
 		agree(t, in, p)
+		accounted(t, in, p)
 		first, _ := json.Marshal(p)
 		p, _ = Plan(in)
 		if second, _ := json.Marshal(p); string(first) != string(second) {
@@ -331,7 +341,7 @@ func TestManagedDenialsCannotBeWidened(t *testing.T) {
 		for _, name := range looked(in) {
 			got := shows(p.Mounts, name)
 			if j.verdict(name, func(r policy.PathRule) bool { return r.Access != policy.DenyWrite }) == "no" && got != "none" ||
-				j.verdict(name, func(r policy.PathRule) bool { return r.Access == policy.AllowWrite || r.Access == policy.DenyWrite }) == "no" && got == "write" {
+				j.verdict(name, func(r policy.PathRule) bool { return r.Access != policy.AllowRead }) == "no" && got == "write" {
 				t.Errorf("%s: %s", name, got)
 			}
 		}

@@ -29,7 +29,7 @@ var files = map[string]string{
 	annHome + "/s.sock": host.KindSocket,
 	annWork:             host.KindDir, annWork + "/.env": host.KindFile, annWork + "/.env.example": host.KindFile,
 	annWork + "/.git": host.KindDir, annWork + "/.git/config": host.KindFile, annWork + "/.git/hooks": host.KindDir,
-	annWork + "/a": host.KindDir, annWork + "/a/b": host.KindDir, annWork + "/a/b/.env": host.KindFile, annWork + "/a/gen": host.KindDir,
+	annWork + "/a": host.KindDir, annWork + "/a/b": host.KindDir, annWork + "/a/b/.env": host.KindFile, annWork + "/a/b/.env.example": host.KindFile, annWork + "/a/gen": host.KindDir,
 	annWork + "/.vscode": host.KindDir,
 }
 
@@ -159,8 +159,14 @@ func TestMostSpecificWins(t *testing.T) {
 		{name: "home readable, keys not", user: `{"filesystem": {"allowRead": ["~"], "denyRead": ["~/.ssh"]}}`, want: map[string]string{
 			"~/docs/x": "read", "~/.ssh/config": "none", "./main.go": "write",
 		}},
-		{name: "one secret opened", flags: `{"filesystem": {"allowRead": ["./.env"]}}`, want: map[string]string{"./.env": "write", "./a/b/.env": "none"}},
-		{name: "all secrets of a name opened", user: `{"filesystem": {"allowRead": ["**/.env"]}}`, want: map[string]string{"./.env": "write", "./a/b/.env": "write"}},
+		{name: "one secret opened", flags: `{"filesystem": {"allowRead": ["./.env"]}}`, want: map[string]string{"./.env": "read", "./a/b/.env": "none"}},
+		{name: "one secret opened for writing", flags: `{"filesystem": {"allowWrite": ["./.env"]}}`, want: map[string]string{"./.env": "write", "./a/b/.env": "none"}},
+		{name: "a part of what is closed opened for reading", user: `{"filesystem": {"denyRead": ["./a"], "allowRead": ["./a/gen"]}}`, want: map[string]string{"./a/x": "none", "./a/gen/x": "read", "./x": "write"}},
+		{name: "a part of what is closed opened for writing", user: `{"filesystem": {"denyRead": ["./a"], "allowWrite": ["./a/gen"]}}`, want: map[string]string{"./a/x": "none", "./a/gen/x": "write"}},
+		{name: "all writable, the home closed, a part readable", flags: `{"filesystem": {"allowWrite": ["/"]}}`, want: map[string]string{"~/.gitconfig": "read", "/srv/data": "write"}},
+		{name: "an example in what is closed", user: `{"filesystem": {"denyRead": ["./a/b"]}}`, want: map[string]string{"./a/b/.env.example": "none", "./.env.example": "write"}},
+		{name: "examples closed by name", user: `{"filesystem": {"denyRead": ["**/.env.*"]}}`, want: map[string]string{"./.env.example": "none"}},
+		{name: "all secrets of a name opened", user: `{"filesystem": {"allowRead": ["**/.env"]}}`, want: map[string]string{"./.env": "read", "./a/b/.env": "read"}},
 		{name: "workspace read-only", user: `{"filesystem": {"denyWrite": ["."]}}`, want: map[string]string{"./main.go": "read", "./.env.example": "read", "./a/x": "read"}},
 		{name: "deny in allow in deny", user: `{"filesystem": {"allowRead": ["~/docs", "~/docs/private/open"], "denyRead": ["~/docs/private"]}}`, want: map[string]string{
 			"~/docs/x": "read", "~/docs/private/x": "none", "~/docs/private/open/x": "read", "~/x": "none",
@@ -175,15 +181,21 @@ func TestMostSpecificWins(t *testing.T) {
 		{name: "a guard lifted", user: `{"workspace": {"unprotect": ["**/.vscode/"]}}`, want: map[string]string{"./.vscode/tasks.json": "write"}},
 		{name: "writable outside", user: `{"filesystem": {"allowWrite": ["~/docs"]}}`, want: map[string]string{"~/docs/x": "write", "~/x": "none"}},
 	} {
-		p, err := compiled(t, c.managed, c.user, c.flags)
+		in := loaded(t, c.managed, c.user, c.flags, nil)
+		p, err := Plan(in)
 		if err != nil {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
 		for path, want := range c.want {
-			full := strings.Replace(strings.Replace(path, "~", annHome, 1), "./", annWork+"/", 1)
-			if got := shows(p.Mounts, full); got != want {
+			if got := shows(p.Mounts, full(path)); got != want {
 				t.Errorf("%s: %s: %s, want %s", c.name, path, got, want)
+			}
+			for kind, least := range map[string]int{"read": 1, "write": 2} {
+				e, err := Explain(in.Policy, in.Facts, in.Workspace, kind, full(path))
+				if err != nil || e.Allowed != (rank[want] >= least) {
+					t.Errorf("%s: explain says of %s %s: %+v %v, want %s", c.name, kind, path, e, err, want)
+				}
 			}
 		}
 	}

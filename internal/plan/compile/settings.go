@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"maps"
 	"slices"
 	"sort"
 	"strings"
@@ -41,8 +42,13 @@ func (c *compiler) environment() {
 				vars[name] = variable{value, id}
 			}
 		}
-		if _, own := fixed[r.Name]; own && r.Action != policy.EnvAllow {
-			c.p.Rules[id-1].Status, c.p.Rules[id-1].Note = plan.Impossible, "the inside always has one of its own"
+		for _, name := range slices.Sorted(maps.Keys(fixed)) {
+			switch st := &c.p.Rules[id-1]; {
+			case r.Action == policy.EnvSet && r.Name == name:
+				st.Status, st.Note = plan.Impossible, "the inside always has one of its own"
+			case r.Action == policy.EnvDeny && matchName(r.Name, name), r.Action == policy.EnvAllow && r.Name == name:
+				st.Status, st.Note = plan.Coarse, "the inside always has a "+name+" of its own; yours does not come in"
+			}
 		}
 		if r.Action == policy.EnvDeny {
 			denied = append(denied, r.Name)

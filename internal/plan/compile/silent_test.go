@@ -89,6 +89,9 @@ func TestNoRuleIsSilentlyVoid(t *testing.T) {
 		{name: "not there, outside", user: `"allowWrite": ["~/docs"], "denyWrite": ["~/docs/gen"]`, rule: "denyWrite ~/docs/gen", status: plan.Coarse},
 		{name: "not there, not writable", user: `"denyWrite": ["/opt/x"]`, rule: "denyWrite /opt/x", status: plan.Enforced},
 		{name: "not there, not readable", user: `"denyRead": ["~/x"]`, rule: "denyRead ~/x", status: plan.Enforced},
+		{name: "there, and masked", user: `"denyRead": ["./a/gen"]`, rule: "denyRead ./a/gen", status: plan.Coarse},
+		{name: "there, with a part open", user: `"denyRead": ["./a"], "allowRead": ["./a/gen"]`, rule: "denyRead ./a", status: plan.Coarse},
+		{name: "there, and read-only", user: `"denyWrite": ["./a/gen"]`, rule: "denyWrite ./a/gen", status: plan.Coarse},
 		{name: "not there, readable", user: `"denyRead": ["./secret"]`, rule: "denyRead ./secret", status: plan.Coarse},
 		{name: "a pattern outside", user: `"allowRead": ["~/docs"], "denyRead": ["~/**/*.pem"]`, rule: "denyRead ~/**/*.pem", status: plan.Impossible, gap: true},
 		{name: "a pattern outside, nothing open there", user: `"denyRead": ["~/**/*.pem"]`, rule: "denyRead ~/**/*.pem", status: plan.Coarse},
@@ -124,6 +127,19 @@ func TestNoRuleIsSilentlyVoid(t *testing.T) {
 				t.Errorf("no guard for a directory %s", c.guard)
 			}
 		})
+	}
+}
+
+// What is hidden with all around it is hidden whatever the host does: no mount lies
+// on it that could go.
+func TestWhatNoMountCarriesIsEnforced(t *testing.T) {
+	p := mustPlan(t, loaded(t, "", `{"filesystem": {"denyRead": ["~/docs", "/etc/shadow"], "denyWrite": ["/opt"]}}`, "", map[string]host.Path{
+		"/etc/shadow": {Kind: host.KindFile, Real: "/etc/shadow", RealKind: host.KindFile, Closed: true},
+	}))
+	for _, rule := range []string{"denyRead ~/docs", "denyRead /etc/shadow", "denyWrite /opt"} {
+		if r := ruleOf(t, p, rule); r.Status != plan.Enforced {
+			t.Errorf("%+v", r)
+		}
 	}
 }
 
@@ -170,6 +186,7 @@ func TestGuardsExceptOnlyWhatBeatsThem(t *testing.T) {
 		{name: "found by a pattern", user: `{"filesystem": {"allowWrite": ["**/.vscode"]}}`, guard: "**/.vscode/", want: []string{".vscode"}},
 		{name: "closed by a flag", user: `{"filesystem": {"allowWrite": ["./.vscode"]}}`, flags: `{"filesystem": {"denyWrite": ["./.vscode"]}}`, guard: "**/.vscode/"},
 		{name: "absent and managed", managed: `{"workspace": {"protect": ["**/deploy.sh"]}}`, user: `{"filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "**/deploy.sh"},
+		{name: "opened by two, one of them strong enough", managed: `{"workspace": {"protect": ["deploy.sh"]}, "filesystem": {"allowWrite": ["./deploy.sh"]}}`, user: `{"filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "deploy.sh", want: []string{"deploy.sh"}},
 		{name: "managed twice", managed: `{"workspace": {"protect": ["**/.vscode"]}}`, user: `{"filesystem": {"allowWrite": ["./.vscode"]}}`, guard: "**/.vscode/"},
 		{name: "managed and opened by the same", managed: `{"workspace": {"protect": ["**/deploy.sh"]}, "filesystem": {"allowWrite": ["./deploy.sh"]}}`, guard: "**/deploy.sh", want: []string{"deploy.sh"}},
 		{name: "absent, denied and opened deeper", user: `{"filesystem": {"denyWrite": ["./gen"], "allowWrite": ["./gen/out"]}}`, guard: "gen", want: []string{"gen/out"}},
@@ -230,6 +247,46 @@ func TestSymlinkedRulePaths(t *testing.T) {
 	wantShown(t, p, map[string]string{"/srv/data/deep/x": "read", "/srv/data/x": "none"})
 }
 
+// A symlink on the way of a name that must not be written keeps its own name: with
+// another in its place the protected name would stand for something else. What is not
+// there is guarded where it would be made.
+func TestLinksOnTheWayArePinned(t *testing.T) {
+	more := map[string]host.Path{
+		"./a/b/link": {Kind: host.KindSymlink, Real: full("./a/gen"), RealKind: host.KindDir, Links: []string{full("./a/b/link")}},
+		"./way":      {Kind: host.KindSymlink, Real: full("./a"), RealKind: host.KindDir, Links: []string{full("./way")}},
+		"./way/b/link/x": {Kind: host.KindFile, Real: full("./a/gen/x"), RealKind: host.KindFile,
+			Links: []string{full("./way"), full("./a/b/link")}},
+		"./a/gen/x":     thing(host.KindFile),
+		"./way/new":     {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: full("./a/new"), Links: []string{full("./way")}},
+		"./a/new":       {Kind: host.KindAbsent, RealKind: host.KindAbsent, At: full("./a/new")},
+		"./dangling":    {Kind: host.KindSymlink, RealKind: host.KindAbsent, At: full("./a/new"), Links: []string{full("./dangling")}},
+		"~/home-link":   {Kind: host.KindSymlink, Real: annWork, RealKind: host.KindDir, Links: []string{full("~/home-link")}},
+		"~/home-link/a": {Kind: host.KindDir, Real: full("./a"), RealKind: host.KindDir, Links: []string{full("~/home-link")}},
+	}
+	for user, pinned := range map[string][]string{
+		`"denyWrite": ["./way/b/link/x"]`:                          {"./way", "./a", "./a/b", "./a/b/link", "./a/gen", "./a/gen/x"},
+		`"allowWrite": ["./way"], "denyWrite": ["./way/b/link/x"]`: {"./way", "./a/b/link"},
+		`"denyWrite": ["./way/new"]`:                               {"./way"},
+		`"denyWrite": ["./dangling"]`:                              {"./dangling"},
+		`"denyWrite": ["~/home-link/a"]`:                           {"./a"},
+	} {
+		p := mustPlan(t, loaded(t, "", `{"filesystem": {`+user+`}}`, "", more))
+		for _, target := range pinned {
+			if m := mountAt(p, full(target)); m == nil || m.Kind != plan.Pin {
+				t.Errorf("%s: %s: %+v", user, target, m)
+			}
+		}
+		if m := mountAt(p, full("~/home-link")); m != nil {
+			t.Errorf("%s: %+v", user, m)
+		}
+		if strings.HasSuffix(user, `new"]`) || strings.Contains(user, "dangling") {
+			if guardOf(p, "a/new") == nil || guardOf(p, "a/new/") == nil {
+				t.Errorf("%s: what would be made is not guarded: %+v", user, p.Guards)
+			}
+		}
+	}
+}
+
 // A run that could not begin is refused before it begins.
 func TestNoPlaceToStart(t *testing.T) {
 	for user, hint := range map[string]string{
@@ -252,7 +309,7 @@ func TestNoPlaceToStart(t *testing.T) {
 
 // A denial of a variable holds whether or not the variable is there outside.
 func TestEnvironment(t *testing.T) {
-	in := loaded(t, "", `{"environment": {"allow": ["A*", "B"], "deny": ["AB", "S"], "set": {"S": "1", "T": "~/t", "USER": "root"}}}`, "", nil)
+	in := loaded(t, "", `{"environment": {"allow": ["A*", "B", "PWD"], "deny": ["AB", "S", "HO*"], "set": {"S": "1", "T": "~/t", "USER": "root"}}}`, "", nil)
 	for _, outside := range [][]string{{"AA=1", "AB=2", "B=3", "C=4", "S=9", "broken", "=x"}, {"AA=1", "B=3"}} {
 		in.Environ = outside
 		p := mustPlan(t, in)
@@ -264,8 +321,10 @@ func TestEnvironment(t *testing.T) {
 		if !maps.Equal(got, want) {
 			t.Errorf("%v: %v, want %v", outside, got, want)
 		}
-		if r := ruleOf(t, p, "set environment USER"); r.Status != plan.Impossible {
-			t.Errorf("%+v", r)
+		for rule, status := range map[string]plan.Status{"set environment USER": plan.Impossible, "deny environment HO*": plan.Coarse, "allow environment PWD": plan.Coarse, "deny environment AB": plan.Enforced} {
+			if r := ruleOf(t, p, rule); r.Status != status || (r.Note == "") != (status == plan.Enforced) {
+				t.Errorf("%+v, want %s", r, status)
+			}
 		}
 	}
 }
