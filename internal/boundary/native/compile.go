@@ -114,11 +114,6 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Standard(in, 0), process.Standard(out, 1), process.Standard(err, 2))
 
-	ceilings, lerr := resourceLimits(p.Limits)
-	if lerr != nil {
-		return nil, lerr
-	}
-	add(ceilings...)
 	add(process.Chdir(p.Dir))
 	if p.Landlock >= landlock.MinABI {
 		add(landlock.Restrict(p.Landlock, landlockRules(p))...)
@@ -129,6 +124,13 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(filter...)
 	add(process.CloseAllBut(call.Errors)...)
+	// Not before the slots are done with: their numbers may be above the ceiling
+	// of open files, and then no descriptor could be moved there (EBADF).
+	ceilings, lerr := resourceLimits(p.Limits)
+	if lerr != nil {
+		return nil, lerr
+	}
+	add(ceilings...)
 	add(process.UnblockSignals())
 	env := make([]string, len(p.Environment))
 	for i, v := range p.Environment {
@@ -138,7 +140,8 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	return list, nil
 }
 
-// systemCalls installs the filter as the last lock before execve. With
+// systemCalls installs the filter as the last lock before execve (the ceilings come
+// after it, which it lets pass). With
 // SeccompNotify the kernel asks the launcher about each refused call, which always
 // answers no, and so learns who tried it; without, it answers EPERM itself.
 func systemCalls(p *plan.Plan) ([]call.Call, error) {

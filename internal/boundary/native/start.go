@@ -13,6 +13,7 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary"
+	"cofferdam/internal/linux/call"
 	"cofferdam/internal/linux/fusemask"
 	"cofferdam/internal/linux/process"
 	"cofferdam/internal/linux/seccomp"
@@ -132,6 +133,9 @@ func pipe() (r, w int, err error) {
 }
 
 func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
+	if err := roomForSlots(); err != nil {
+		return err
+	}
 	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
 	var mine, theirs []int
 	defer func() {
@@ -229,6 +233,20 @@ func (r *running) start(s boundary.Streams, flags uintptr, write func(descriptor
 		return result
 	}
 	return nil
+}
+
+// roomForSlots checks that the child may use the numbers of the slots. One that
+// may not can't even say so: the pipe for that is in a slot.
+func roomForSlots() error {
+	var l syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
+	if err == nil && l.Cur >= call.Last {
+		return nil
+	}
+	return &boundary.SetupError{
+		Stage: "descriptors", Op: fmt.Sprintf("open files up to number %d with a limit of %d", call.Last-1, l.Cur), Errno: syscall.EMFILE,
+		Remedy: "raise the limit of open files: ulimit -n 1024",
+	}
 }
 
 // noDirectory refuses a directory as a standard stream: through it all of the
