@@ -245,6 +245,75 @@ func TestDescriptors(t *testing.T) {
 	}
 }
 
+// Nor does what stays behind the command hold any: who waits for the end of a pipe
+// would wait for the end of the boundary.
+func TestPidOneHoldsNothing(t *testing.T) {
+	w := boundarytest.New(t)
+	p := w.Plan("/bin/sleep", "600")
+	null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	s := boundary.Streams{In: null, Out: null, Err: null}
+	var namespaces []*os.File
+	for _, name := range []string{"started", "entered"} {
+		var careless [2]int
+		if err := syscall.Pipe(careless[:]); err != nil {
+			t.Fatal(err)
+		}
+		var run boundary.Running
+		if name == "started" {
+			run, err = Boundary{}.Start(t.Context(), p, s, nil)
+		} else {
+			run, err = Boundary{}.Enter(t.Context(), p, namespaces, s, nil)
+		}
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		defer func() { _ = run.Kill(); _, _ = run.Wait() }()
+		if name == "started" {
+			if namespaces, err = run.Enter(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		syscall.Close(careless[1])
+		end := []unix.PollFd{{Fd: int32(careless[0]), Events: unix.POLLIN}}
+		if n, err := unix.Poll(end, 5000); n != 1 || end[0].Revents != unix.POLLHUP {
+			t.Errorf("%s: the other end of the pipe is still held: %d %#x %v", name, n, end[0].Revents, err)
+		}
+		syscall.Close(careless[0])
+	}
+	for _, f := range namespaces {
+		f.Close()
+	}
+	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil { // see carry
+		t.Fatal(err)
+	}
+}
+
+// execve would take the capabilities too, by the rules of uid 0 that are locked;
+// they are gone before anything is forked all the same.
+func TestCapabilitiesGoBeforeTheFork(t *testing.T) {
+	w := boundarytest.New(t)
+	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
+	started, err := program(w.Plan("/bin/true"), boundary.Streams{}, fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entered, err := entry(w.Plan("/bin/true"), boundary.Streams{}, fd, slices.Repeat([]*os.File{os.Stdin}, len(namespaceNames)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, list := range map[string][]call.Call{"started": started.First, "entered": entered.First} {
+		drop := slices.IndexFunc(list, func(c call.Call) bool { return c.NR == unix.SYS_CAPSET })
+		fork := slices.IndexFunc(list, func(c call.Call) bool { return c.Flags&call.Fork != 0 })
+		if drop < 0 || fork < 0 || drop > fork {
+			t.Errorf("%s: capabilities dropped at %d, fork at %d", name, drop, fork)
+		}
+	}
+}
+
 // Landlock refuses what no mount does.
 func TestLandlockAlone(t *testing.T) {
 	for name, entered := range ways {
@@ -263,11 +332,8 @@ func TestLandlockAlone(t *testing.T) {
 // What enters is seen inside while it still shares our memory: nobody may look into
 // that by then.
 func TestEntersUndumpable(t *testing.T) {
-	var files []*os.File
-	for range namespaceNames {
-		files = append(files, os.Stdin)
-	}
 	w := boundarytest.New(t)
+	files := slices.Repeat([]*os.File{os.Stdin}, len(namespaceNames))
 	prog, err := entry(w.Plan("/bin/true"), boundary.Streams{}, descriptors{gate: -1, in: -1, out: -1, err: -1}, files)
 	if err != nil {
 		t.Fatal(err)
