@@ -96,7 +96,7 @@ func TestProjectCantWiden(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s.write(t, c.file, c.content)
-			if r := s.sh(t, "cat "+s.home+"/secret.txt"); r.status == 0 || strings.Contains(r.out, "secret") {
+			if r := s.sh(t, "cat '"+s.home+"/secret.txt'"); r.status == 0 || strings.Contains(r.out, "secret") {
 				t.Errorf("status %d, printed %q", r.status, r.out)
 			}
 		})
@@ -108,7 +108,7 @@ func TestProjectCantWiden(t *testing.T) {
 	}
 	// The control: the same file opens it once the person has said so.
 	s.run(t, "policy", "trust").wants(t, 0)
-	if r := s.sh(t, "cat "+s.home+"/secret.txt"); r.out != "the secret\n" {
+	if r := s.sh(t, "cat '"+s.home+"/secret.txt'"); r.out != "the secret\n" {
 		t.Errorf("control: status %d, printed %q, errors %q", r.status, r.out, r.err)
 	}
 }
