@@ -64,6 +64,18 @@ func look(what string) int {
 				fmt.Println(fd, to)
 			}
 		}
+	case "pid 1":
+		for _, name := range []string{"environ", "maps", "auxv", "fd"} {
+			f, err := os.Open("/proc/1/" + name)
+			if err == nil && name == "fd" {
+				_, err = f.ReadDir(-1)
+			} else if err == nil {
+				_, err = f.Read(make([]byte, 1))
+			}
+			if err == nil {
+				fmt.Println(name)
+			}
+		}
 	case "node":
 		// 0:0 is no device: anybody may make it, but for Landlock (mknod(2), 5.8).
 		if err := syscall.Mknod("/tmp/node", syscall.S_IFCHR|0o600, 0); err != nil {
@@ -342,5 +354,25 @@ func TestEntersUndumpable(t *testing.T) {
 	joins := slices.IndexFunc(prog.First, func(c call.Call) bool { return c.NR == unix.SYS_SETNS })
 	if closed < 0 || joins < 0 || closed > joins || prog.First[closed].Args[1] != 0 {
 		t.Errorf("not dumpable at %d, joins at %d", closed, joins)
+	}
+}
+
+// Landlock keeps the command away from pid 1, and so does pid 1 itself.
+func TestPidOneIsUndumpable(t *testing.T) {
+	out, status := sees(t, "pid 1", func(_ *boundarytest.World, p *plan.Plan) { p.Landlock = 0 }, false)
+	if out != "" || status != 0 {
+		t.Errorf("status %d, open at pid 1: %q", status, out)
+	}
+}
+
+// A ceiling of a control group is held by one, or nothing starts.
+func TestGroupIsMade(t *testing.T) {
+	w := boundarytest.New(t)
+	p := w.Plan("/bin/true")
+	p.Limits = []plan.Limit{{Name: "nothing that a group holds", Value: 1, Mechanism: "cgroup-v2"}}
+	run, err := Boundary{}.Start(t.Context(), p, boundary.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}, nil)
+	if err == nil {
+		_, _ = run.Wait()
+		t.Error("started without its control group")
 	}
 }
