@@ -23,7 +23,8 @@ lint: ## gofmt, vet, staticcheck
 fuzz: ## each fuzz target for a short time
 	test/fuzz $(FUZZTIME)
 
-bench: build test-setup ## start, memory and overhead beside bare, bwrap and srt
+bench: ## start, memory and overhead beside bare, bwrap and srt
+	test/setup bench
 	$(GO) run ./test/bench $(BENCHFLAGS)
 
 generate:

@@ -524,6 +524,18 @@ func TestExtends(t *testing.T) {
 			}
 		})
 	}
+	t.Run("out of the project, by a link", func(t *testing.T) {
+		s := newSite(t)
+		s.write(s.Home+"/secret.jsonc", "{}")
+		s.write(s.project(), `{"extends": ["./link.jsonc"]}`)
+		link := filepath.Join(s.Workspace, ".cofferdam", "link.jsonc")
+		if err := os.Symlink(s.Home+"/secret.jsonc", link); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Load(s.Source); err == nil || !strings.Contains(err.Error(), "escapes") {
+			t.Errorf("%v", err)
+		}
+	})
 	t.Run("deep", func(t *testing.T) {
 		s := newSite(t)
 		for i := range 12 {

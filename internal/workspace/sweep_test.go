@@ -388,3 +388,65 @@ func TestRuleOfAGitFile(t *testing.T) {
 		t.Errorf("without a guard of .git itself: rule %d", got)
 	}
 }
+
+// What was in sight before the run and no longer is, is told: nobody knows what is
+// planted there. Root sees everything, so then it is another user who looks.
+func TestSweepBlind(t *testing.T) {
+	if os.Getuid() == 0 {
+		dir := t.TempDir()
+		must(t, os.Chmod(dir, 0o777))
+		must(t, os.Chmod(filepath.Dir(dir), 0o755))
+		cmd := exec.Command("/proc/self/exe", "-test.run=^TestSweepBlind$", "-test.v")
+		cmd.Env = append(os.Environ(), "TMPDIR="+dir)
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+		if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "--- PASS: TestSweepBlind") {
+			t.Fatalf("as another user: %v\n%s", err, out)
+		}
+		return
+	}
+	b := setUp(t, "sub/file", "shut/file")
+	shut := func(name string, mode os.FileMode) { must(t, os.Chmod(filepath.Join(b.root, name), mode)) }
+	shut("shut", 0)
+	defer shut("shut", 0o755)
+	b.take(nil)
+	if r := b.sweep(); !r.Clean() {
+		t.Errorf("what was closed before the run: %+v", r)
+	}
+	shut("sub", 0)
+	defer shut("sub", 0o755)
+	if r := b.sweep(); r.Clean() || len(r.Blind) != 1 || r.Blind[0].Path != "sub" {
+		t.Errorf("what the run has closed: %+v", r)
+	}
+}
+
+// A tree that is changed as fast as it is swept is not called clean.
+func TestSweepUnsettled(t *testing.T) {
+	b := setUp(t, "file").take(nil)
+	s, err := newSweeper(b.base, b.session)
+	must(t, err)
+	defer s.close()
+	again := func(Aside) { put(t, b.root, ".envrc=evil") }
+	again(Aside{})
+	s.notify = again
+	must(t, s.all())
+	if !s.report.Unsettled || s.report.Clean() {
+		t.Errorf("%d set aside, unsettled is %v", len(s.report.SetAside), s.report.Unsettled)
+	}
+	s.notify = nil
+	must(t, s.all())
+	if !s.report.Clean() {
+		t.Errorf("settled: %+v", s.report)
+	}
+}
+
+// What is set aside must leave the workspace.
+func TestSweepIntoTheWorkspace(t *testing.T) {
+	b := setUp(t, "folder/").take(nil)
+	link := filepath.Join(t.TempDir(), "link")
+	must(t, os.Symlink(b.root, link))
+	for _, session := range []string{b.root, b.root + "/folder", link + "/folder"} {
+		if _, err := Sweep(b.base, session); err == nil || !strings.Contains(err.Error(), "lies in the workspace") {
+			t.Errorf("%s: %v", session, err)
+		}
+	}
+}

@@ -1,11 +1,13 @@
 package e2e
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"sync"
 	"testing"
 
+	"cofferdam/internal/testenv"
 	"cofferdam/test/e2e/modelapi"
 )
 
@@ -43,7 +45,7 @@ func TestMain(m *testing.M) {
 func site(t *testing.T) *Site {
 	t.Helper()
 	if testing.Short() {
-		t.Skip("real agents: not with -short")
+		Skip(t, &Missing{testenv.Agents, errors.New("not with -short")})
 	}
 	p, err := programs()
 	if err != nil {

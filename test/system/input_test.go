@@ -13,7 +13,6 @@ import (
 func TestBadPolicy(t *testing.T) {
 	for _, c := range []struct {
 		name, content string
-		code          int
 		says          []string
 		make          func(t *testing.T, file string)
 	}{
@@ -210,8 +209,11 @@ func TestManyMatches(t *testing.T) {
 		}
 	}
 	s.write(t, s.home+"/policy.jsonc", "{\n  \"filesystem\": {\"denyRead\": [\"**/*\"]}\n}\n")
-	r := s.run(t, "run", "--policy", s.home+"/policy.jsonc", "--", "sh", "-c", "cat many/7/7 >/dev/null && echo read; true")
+	r := s.run(t, "run", "--policy", s.home+"/policy.jsonc", "--", "sh", "-c", "cat many/3/7 >/dev/null && echo read; true")
 	t.Logf("status %d: %s", r.status, clip(r.err))
+	if _, err := os.Stat(s.workspace + "/many/3/7"); err != nil {
+		t.Error("control:", err)
+	}
 	if r.status == 0 && strings.Contains(r.out, "read") {
 		t.Error("a denied file was read")
 	}
@@ -251,9 +253,7 @@ func TestBadState(t *testing.T) {
 		s := newSite(t)
 		must(t, os.MkdirAll(s.state, 0o700))
 		r := s.rigged(t, rigging{Small: s.state}, binary, "run", "--", "touch", "made")
-		if r.status != 74 {
-			r.complains(t, 73, "no space left")
-		}
+		r.complains(t, 73, "no space left")
 		s.nothing(t)
 	})
 	t.Run("relative", func(t *testing.T) {

@@ -174,7 +174,7 @@ func TestExec(t *testing.T) {
 	})
 	t.Run("still denied", func(t *testing.T) {
 		for _, line := range []string{
-			"cat " + s.home + "/secret.txt", "cat .env", "cat /etc/shadow", "echo x > /usr/x", "echo x > " + s.state + "/x",
+			"cat '" + s.home + "/secret.txt'", "cat .env", "cat /etc/shadow", "echo x > /usr/x", "echo x > '" + s.state + "/x'",
 			"mkdir /tmp/m && mount -t tmpfs none /tmp/m", "unshare -U true", "nsenter -t 1 -m true", "kill -0 " + fmt.Sprint(os.Getpid()),
 		} {
 			r := s.run(t, "exec", "long", "--", "sh", "-c", line)

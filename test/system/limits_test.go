@@ -20,7 +20,7 @@ func TestForkStorm(t *testing.T) {
 		if log := s.run(t, "logs", "--json"); !strings.Contains(log.out, `"kind":"limit"`) {
 			t.Errorf("no event: %s", log.out)
 		}
-	case strings.Contains(r.err, "ork"): // EAGAIN inside only
+	case strings.Contains(r.err, "Cannot fork"): // EAGAIN inside only
 	default:
 		t.Errorf("the storm met no ceiling: status %d, %q, %q", r.status, r.out, r.err)
 	}

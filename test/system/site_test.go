@@ -40,6 +40,9 @@ func newSite(t testing.TB) *site {
 	t.Helper()
 	// Not t.TempDir: its name is long, and holds the test's name.
 	root, err := os.MkdirTemp("", "s")
+	if err == nil { // TMPDIR may lead through a link; the program says where it ends
+		root, err = filepath.EvalSymlinks(root)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

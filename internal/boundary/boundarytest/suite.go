@@ -130,18 +130,23 @@ func runNoProgram(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 // Wait returns, and so is everything when the boundary is killed.
 func runDaemons(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 	w := New(t)
-	// Somebody else's test of the same kind is none of ours.
-	arg := fmt.Sprintf("4711.%d", os.Getpid())
-	script := strings.ReplaceAll(`for i in 1 2 3; do setsid sh -c 'setsid sleep 4711 & setsid sleep 4711 & exec sleep 4711' >/dev/null 2>&1 & done; sleep 0.05; `, "4711", arg)
+	// Nobody else on the machine sleeps for this long: another run of this test may
+	// be under way.
+	long := fmt.Sprint(1_000_000 + os.Getpid())
+	script := strings.ReplaceAll(`for i in 1 2 3; do setsid sh -c 'setsid sleep LONG & setsid sleep LONG & exec sleep LONG' >/dev/null 2>&1 & done
+		until [ "$(cat /proc/[0-9]*/cmdline | tr '\0' '\n' | grep -cx LONG)" = 9 ]; do :; done 2>/dev/null
+		echo ready; `, "LONG", long)
 	for name, end := range map[string]string{"exit": "exit 3", "killed": "kill -9 $$"} {
 		p := shell(w, script+end)
 		adapt(p)
-		inside(t, b, p)
-		if n := sleeping(arg); n != 0 {
+		if out, exit := inside(t, b, p); out != "ready\n" || exit.Status() != map[string]int{"exit": 3, "killed": 137}[name] {
+			t.Errorf("%s: status %d, %q", name, exit.Status(), out)
+		}
+		if n := sleeping(long); n != 0 {
 			t.Errorf("%s: %d processes are left", name, n)
 		}
 	}
-	p := shell(w, script+"echo ready; sleep "+arg)
+	p := shell(w, script+"sleep "+long)
 	adapt(p)
 	r, wr, err := os.Pipe()
 	check(t, err)
@@ -153,10 +158,8 @@ func runDaemons(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 	if n, err := r.Read(buf); err != nil || !strings.HasPrefix(string(buf[:n]), "ready") {
 		t.Fatalf("%q %v", buf[:n], err)
 	}
-	for deadline := time.Now().Add(5 * time.Second); sleeping(arg) == 0; {
-		if time.Now().After(deadline) {
-			t.Fatal("control: no process was seen while the boundary was alive")
-		}
+	if sleeping(long) == 0 {
+		t.Error("control: no process was seen while the boundary was alive")
 	}
 	check(t, run.Kill())
 	exit, err := run.Wait()
@@ -164,9 +167,9 @@ func runDaemons(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
 		t.Errorf("killed: %+v %v", exit, err)
 	}
 	deadline := time.Now().Add(5 * time.Second)
-	for sleeping(arg) != 0 {
+	for sleeping(long) != 0 {
 		if time.Now().After(deadline) {
-			t.Fatalf("killed: %d processes are left", sleeping(arg))
+			t.Fatalf("killed: %d processes are left", sleeping(long))
 		}
 	}
 	check(t, run.Kill()) // a second time is no error

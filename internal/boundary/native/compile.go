@@ -134,10 +134,6 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 	}
 	add(process.Standard(in, 0), process.Standard(out, 1), process.Standard(err, 2))
 
-	ceilings, lerr := resourceLimits(p.Limits, seed(p))
-	if lerr != nil {
-		return nil, lerr
-	}
 	add(process.Chdir(p.Dir))
 	if p.Landlock >= landlock.MinABI {
 		add(landlock.Restrict(p.Landlock, landlockRules(p))...)
@@ -147,9 +143,14 @@ func command(p *plan.Plan, s boundary.Streams) ([]call.Call, error) {
 		return nil, ferr
 	}
 	add(filter...)
-	// After all that makes a descriptor in a slot: a ceiling may be below these.
-	add(ceilings...)
 	add(process.CloseAllBut(call.Errors)...)
+	// Not before the slots are done with: their numbers may be above the ceiling
+	// of open files, and then no descriptor could be moved there (EBADF).
+	ceilings, lerr := resourceLimits(p.Limits, seed(p))
+	if lerr != nil {
+		return nil, lerr
+	}
+	add(ceilings...)
 	add(process.UnblockSignals())
 	env := make([]string, len(p.Environment))
 	for i, v := range p.Environment {
@@ -184,7 +185,8 @@ func seed(p *plan.Plan) int {
 	return int(h.Sum32() >> 1)
 }
 
-// systemCalls installs the filter as the last lock before execve. With
+// systemCalls installs the filter as the last lock before execve (the ceilings come
+// after it, which it lets pass). With
 // SeccompNotify the kernel asks the launcher about each refused call, which always
 // answers no, and so learns who tried it; without, it answers EPERM itself.
 func systemCalls(p *plan.Plan) ([]call.Call, error) {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cofferdam/internal/boundary"
+	"cofferdam/internal/linux/call"
 	"cofferdam/internal/linux/fusemask"
 	"cofferdam/internal/linux/process"
 	"cofferdam/internal/linux/seccomp"
@@ -161,6 +162,9 @@ func pipe() (r, w int, err error) {
 }
 
 func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Streams, flags uintptr, write func(descriptors) (*stage.Program, error)) (err error) {
+	if err := roomForSlots(); err != nil {
+		return err
+	}
 	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
 	var mine, theirs []int
 	defer func() {
@@ -293,6 +297,20 @@ func control(f *os.File, do func(fd int) error) error {
 		}
 	}
 	return err
+}
+
+// roomForSlots checks that the child may use the numbers of the slots. One that
+// may not can't even say so: the pipe for that is in a slot.
+func roomForSlots() error {
+	var l syscall.Rlimit
+	err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l)
+	if err == nil && l.Cur >= call.Last {
+		return nil
+	}
+	return &boundary.SetupError{
+		Stage: "descriptors", Op: fmt.Sprintf("open files up to number %d with a limit of %d", call.Last-1, l.Cur), Errno: syscall.EMFILE,
+		Remedy: "raise the limit of open files: ulimit -n 1024",
+	}
 }
 
 // noDirectory refuses a directory as a standard stream: through it all of the

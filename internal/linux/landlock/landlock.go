@@ -55,6 +55,17 @@ type rulesetAttr struct {
 	scoped   uint64
 }
 
+// ruleset is what the kernel of that ABI is asked to handle, and how long the
+// structure is for it.
+func ruleset(abi int) (*rulesetAttr, uintptr) {
+	attr := &rulesetAttr{accessFS: uint64(handled)}
+	if abi < 6 {
+		return attr, unsafe.Sizeof(attr.accessFS)
+	}
+	attr.scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
+	return attr, unsafe.Sizeof(*attr)
+}
+
 // pathBeneath is struct landlock_path_beneath_attr, which is packed: 12 bytes.
 type pathBeneath struct {
 	allowed uint64
@@ -74,12 +85,7 @@ const fileRights = WriteFile
 // with these rules. It needs no_new_privs and abi >= MinABI.
 func Restrict(abi int, rules []Rule) []call.Call {
 	const stage = "landlock"
-	attr := &rulesetAttr{accessFS: uint64(handled)}
-	size := unsafe.Sizeof(attr.accessFS)
-	if abi >= 6 {
-		attr.scoped = unix.LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET | unix.LANDLOCK_SCOPE_SIGNAL
-		size = unsafe.Sizeof(*attr)
-	}
+	attr, size := ruleset(abi)
 	list := []call.Call{
 		call.New(stage, "make the ruleset", unix.SYS_LANDLOCK_CREATE_RULESET, call.Ptr(attr), size, 0).Into(call.Ruleset),
 	}

@@ -129,12 +129,29 @@ func TestOrderMeansNothing(t *testing.T) {
 	}
 }
 
-// Nobody opens a part of cofferdam's own records, an organisation neither.
+// Nobody opens cofferdam's own records, nor a part of them: an organisation neither.
 func TestOwnRecordsStayClosed(t *testing.T) {
-	const open = `{"filesystem": {"allowWrite": ["~/docs", "~/docs/private/open"]}}`
-	in := loaded(t, open, open, open, nil)
-	in.Policy.Paths = append(in.Policy.Paths, policy.PathRule{Access: policy.DenyRead, Pattern: full("~/docs"), Text: "records", Origin: plan.Origin{Layer: Own}})
-	wantShown(t, mustPlan(t, in), map[string]string{"~/docs/x": "none", "~/docs/private/open/x": "none"})
+	const open = `{"filesystem": {"allowWrite": ["~/docs/private", "~/docs/private/open"]}}`
+	dir := writeFiles(t, map[string]string{"managed": open})
+	src := policy.Source{Place: policy.Place{Home: annHome, Workspace: annWork}, Managed: dir + "/managed"}
+	for _, closed := range []bool{false, true} {
+		eff, err := policy.Load(src)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := "write"
+		if closed {
+			want = "none"
+			eff.Paths = append(eff.Paths, policy.PathRule{
+				Access: policy.DenyRead, Pattern: full("~/docs/private"), Text: full("~/docs/private"), Origin: plan.Origin{Layer: Own},
+			})
+		}
+		p, err := Plan(input(eff))
+		if err != nil {
+			t.Fatal(err)
+		}
+		wantShown(t, p, map[string]string{"~/docs/private/x": want, "~/docs/private/open/x": want})
+	}
 }
 
 // Permissions keep no root out, and what nobody has looked at is not mounted.
