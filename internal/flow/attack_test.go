@@ -46,6 +46,39 @@ func TestStateDirectoryIsNoWorkspace(t *testing.T) {
 	}
 }
 
+// A HOME of one's own choice is "~", and opens nothing of the home that the system's
+// user list names: it is no workspace, and what a rule opens of it is without the keys.
+func TestTwoHomes(t *testing.T) {
+	c, home, workspace := hostile(t)
+	login := t.TempDir()
+	if err := os.MkdirAll(login+"/.ssh", 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(workspace)
+	pl, err := locate(Options{}, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pl.login == "" || pl.login == home || pl.facts.Home != home {
+		t.Fatalf("the homes are %q and %q", pl.login, pl.facts.Home)
+	}
+	pl.login = login
+	for dir, good := range map[string]bool{login: false, filepath.Dir(login): false, home: false, workspace: true, login + "/project": true} {
+		pl.workspace = dir
+		if err := placeForbidden(pl, "/nowhere"); (err == nil) != good {
+			t.Errorf("%s: %v", dir, err)
+		}
+	}
+	pl.workspace = workspace
+	eff, err := loadPolicy(Options{Command: []string{"true"}, AllowRead: []string{login}}, c, pl, home+"/state")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(eff.Paths, func(r policy.PathRule) bool { return r.Access == policy.DenyRead && r.Pattern == login+"/.ssh" }) {
+		t.Error("no rule hides the keys in the home of the user list")
+	}
+}
+
 // A secret that is a symlink hides what it leads to; an example that is one opens
 // nothing.
 func TestLinksOfSecretsAreFollowed(t *testing.T) {

@@ -84,6 +84,7 @@ type place struct {
 	workspace string // real
 	dir       string // real, in workspace
 	facts     host.Facts
+	login     string // home of the system's user list; facts.Home is what "~" is
 }
 
 // locate finds the workspace: the directory that was named, or the working
@@ -91,6 +92,7 @@ type place struct {
 // person should see which directory is opened to the inside.
 func locate(o Options, c Caller) (place, error) {
 	p := place{facts: probe.Quick(variable(c.Environ, "HOME"))}
+	p.login = p.facts.Home
 	p.facts.Home = realHome(p.facts, variable(c.Environ, "HOME"))
 	dir, err := os.Getwd()
 	if err != nil {
@@ -136,7 +138,7 @@ func placeForbidden(p place, state string) error {
 	switch {
 	case p.workspace == "/":
 		return &ForbiddenError{Text: "the workspace is the whole file system (/)", Hint: "go to a project, or name one with --workspace"}
-	case within(p.facts.Home, p.workspace):
+	case within(p.facts.Home, p.workspace) || within(p.login, p.workspace):
 		return &ForbiddenError{Text: fmt.Sprintf("the workspace %s is or holds your home directory", p.workspace), Hint: "go to a project, or name one with --workspace"}
 	}
 	// Who can write there can forge sessions, trust and other projects' homes.
@@ -153,7 +155,8 @@ func within(path, dir string) bool {
 }
 
 // realHome is the home that "~" stands for: HOME, if it is a directory of the
-// person's own, else what the system's user list says.
+// person's own, as for every program, else what the system's user list says. Where
+// these are two, both are closed (policy.Place.Login).
 func realHome(f host.Facts, env string) string {
 	if filepath.IsAbs(env) {
 		if real, err := filepath.EvalSymlinks(env); err == nil && real != "/" {
@@ -174,7 +177,7 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 		return nil, err
 	}
 	src := policy.Source{
-		Place:    policy.Place{Home: p.facts.Home, Workspace: p.workspace},
+		Place:    policy.Place{Home: p.facts.Home, Workspace: p.workspace, Login: p.login},
 		Managed:  policy.ManagedFile,
 		UserFile: userPolicy(c.Environ, p.facts.Home),
 		Trusted:  policy.TrustIn(state).Trusted,

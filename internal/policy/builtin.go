@@ -1,6 +1,9 @@
 package policy
 
-import "cofferdam/internal/plan"
+import (
+	"cofferdam/internal/glob"
+	"cofferdam/internal/plan"
+)
 
 // The policy that holds before anybody has written one: the home is hidden, the
 // system can be read, the workspace can be written, no secret of the project can
@@ -141,9 +144,15 @@ func (e *Effective) builtin(p Place) {
 	for _, d := range systemSecrets {
 		rule(DenyRead, d, "a secret of the system", "system secrets")
 	}
-	rule(DenyRead, "~", "your home: keys, settings, other projects", "home")
-	for _, d := range homeSecrets {
-		rule(DenyRead, d, "credentials or private data", "home secrets")
+	homes := []string{"~"}
+	if p.Login != "" && p.Login != p.Home {
+		homes = append(homes, glob.Escape(p.Login))
+	}
+	for _, home := range homes {
+		rule(DenyRead, home, "your home: keys, settings, other projects", "home")
+		for _, d := range homeSecrets {
+			rule(DenyRead, home+d[1:], "credentials or private data", "home secrets")
+		}
 	}
 	for _, d := range homeReadable {
 		rule(AllowRead, d, "", "git settings")

@@ -13,6 +13,9 @@ import (
 type Place struct {
 	Home      string // "~"
 	Workspace string // "."
+	// Login is the home of the system's user list where "~" is another one:
+	// HOME can be set by mistake, or by a project's .envrc, and the keys lie here.
+	Login string
 }
 
 // resolve makes a rule of a path as written. ~ is the home, anything relative
