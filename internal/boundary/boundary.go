@@ -24,6 +24,22 @@ type Streams struct {
 	// Ready, if not nil, is called once the boundary stands, before the
 	// command is executed. An error ends the start: nothing has run.
 	Ready func() error
+	// Gateway, if not nil, gets the sockets of a plan whose network has a
+	// gateway, before Ready is called. It owns them. An error ends the start.
+	Gateway func(Sockets) error
+}
+
+// Sockets were opened in the network namespace of the inside, and whoever holds
+// them can accept from outside. They are bound to loopback addresses there; the
+// lists have one for each address family that the machine has, IPv4 first.
+type Sockets struct {
+	// TCP are listeners to which every connection to an address that is not of
+	// loopback comes; netns.Destination says what it was for.
+	TCP []*os.File
+	// DNS and DNSTCP get every packet and connection to port 53, whatever the address.
+	DNS, DNSTCP []*os.File
+	// HTTP and SOCKS are listeners for programs that know a proxy.
+	HTTP, SOCKS []*os.File
 }
 
 // Denial is one refused act that the kernel let us see.

@@ -136,8 +136,27 @@ type Identity struct {
 
 // Network is what the inside can reach.
 type Network struct {
-	// Mode is "loopback" (a network namespace with lo only) or "gateway".
+	// Mode is "loopback" (a network namespace with lo only) or "gateway": each
+	// connection and each question for a name comes to the supervisor, which
+	// decides by Rules; nothing else gets out.
 	Mode string `json:"mode"`
+	// Mechanism is how they come there: "nft-redirect".
+	Mechanism string    `json:"mechanism,omitempty"`
+	Rules     []NetRule `json:"rules,omitempty"`
+}
+
+// NetRule is one rule of the gateway. A name denied denies its subdomains; deny
+// beats allow; what no rule allows is denied.
+type NetRule struct {
+	Allow bool `json:"allow"`
+	// Name is a canonical name; "*.example.org" is its strict subdomains, "*"
+	// every name and address (denials only). Empty if Prefix is set.
+	Name string `json:"name,omitempty"`
+	// Prefix is a range of addresses, for destinations that are addresses and
+	// for what a name resolves to if that is not a public address.
+	Prefix string `json:"prefix,omitempty"`
+	Port   int    `json:"port,omitempty"` // 0: every port
+	Rule   int    `json:"rule,omitempty"`
 }
 
 // Plan is one run.
