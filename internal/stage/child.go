@@ -128,7 +128,7 @@ func run(img *image, who int, list []call.Call) (command uintptr) {
 	repeat:
 		r, _, e := syscall.RawSyscall6(o.NR, o.Args[0], o.Args[1]+again, o.Args[2], o.Args[3], o.Args[4], o.Args[5])
 		if e != 0 || (o.Flags&call.Check != 0 && r != o.Want) {
-			if o.Flags&call.Optional != 0 {
+			if o.Flags&call.Optional != 0 && (o.Only == 0 || uintptr(e) == o.Only) {
 				i += int(o.Skip)
 				continue
 			}

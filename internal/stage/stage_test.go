@@ -225,6 +225,27 @@ func TestOptionalCallsAreSkippedAndRepeatedOnesCount(t *testing.T) {
 	}
 }
 
+// What may be missing must still not fail for another reason.
+func TestSkippedForOneReason(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Symlink("loop", dir+"/loop"); err != nil {
+		t.Fatal(err)
+	}
+	for name, good := range map[string]bool{"absent": true, "loop": false} {
+		open := call.New("test", "open", unix.SYS_OPENAT, unix.AT_FDCWD, dir+"/"+name, 0, 0)
+		p := &Program{
+			First:  []call.Call{open.OrSkipIf(unix.ENOENT, 0), block(), fork()},
+			Second: []call.Call{unblock(), execute("/bin/true")},
+		}
+		startProgram(t, p, 0)
+		err := p.Result(t.Context())
+		var f *Failure
+		if good && err != nil || !good && (!errors.As(err, &f) || f.Errno != unix.ELOOP) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestSlots(t *testing.T) {
 	dir := t.TempDir()
 	p := &Program{First: []call.Call{

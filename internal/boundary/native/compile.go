@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/call"
@@ -208,7 +209,7 @@ func systemCalls(p *plan.Plan) ([]call.Call, error) {
 // landlockRules repeats the writable part of the mounts.
 func landlockRules(p *plan.Plan) []landlock.Rule {
 	rules := []landlock.Rule{
-		{Path: "/dev", Access: landlock.WriteFile},
+		{Path: "/dev", Access: landlock.Device},
 		{Path: "/proc", Access: landlock.WriteFile},
 	}
 	for _, m := range p.Mounts {
@@ -457,9 +458,10 @@ func kernelKnobs(p *plan.Plan) []call.Call {
 }
 
 // skipMissing lets a list that begins with an open be left out as a whole when
-// there is nothing to open.
+// there is nothing to open. An open that fails for another reason has failed: what
+// is there would stay as it is.
 func skipMissing(list []call.Call) []call.Call {
-	list[0] = list[0].OrSkip(len(list) - 1)
+	list[0] = list[0].OrSkipIf(syscall.ENOENT, len(list)-1)
 	return list
 }
 

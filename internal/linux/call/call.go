@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -26,8 +27,9 @@ type Op struct {
 	Want uintptr
 	// Slot, when not 0, is the descriptor number that the result is moved to.
 	Slot uintptr
-	// Skip more calls are left out when an Optional one fails.
-	Skip uintptr
+	// Skip more calls are left out when an Optional one fails, with the errno
+	// Only if that is not 0.
+	Skip, Only uintptr
 	// Times: the call is made so often in all, with the second argument one
 	// higher each time; 0 is once.
 	Times uintptr
@@ -127,6 +129,12 @@ func (c Call) OrSkip(more int) Call {
 	c.Flags |= Optional
 	c.Skip = uintptr(more)
 	return c
+}
+
+// OrSkipIf is OrSkip for one errno: with any other the call has failed.
+func (c Call) OrSkipIf(only syscall.Errno, more int) Call {
+	c.Only = uintptr(only)
+	return c.OrSkip(more)
 }
 
 // Wanting returns c with the only result that is good.

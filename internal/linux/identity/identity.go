@@ -48,7 +48,7 @@ func DropBounding() []call.Call {
 		call.New("capabilities", "lock the rules of uid 0", unix.SYS_PRCTL, unix.PR_SET_SECUREBITS, secure),
 		call.New("capabilities", "clear ambient capabilities", unix.SYS_PRCTL, unix.PR_CAP_AMBIENT, unix.PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0),
 		call.New("capabilities", "empty the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, 0).Repeat(unix.CAP_LAST_CAP + 1),
-		call.New("capabilities", "empty the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_LAST_CAP+1).Repeat(newer).OrSkip(0),
+		call.New("capabilities", "empty the bounding set", unix.SYS_PRCTL, unix.PR_CAPBSET_DROP, unix.CAP_LAST_CAP+1).Repeat(newer).OrSkipIf(unix.EINVAL, 0),
 	}
 }
 
