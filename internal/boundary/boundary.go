@@ -50,6 +50,9 @@ type Denial struct {
 	Process string // /proc/PID/comm at that time; hostile text
 	Rule    int    // plan rule ID, 0 if none
 	Reason  string
+	// Limit is the name of a ceiling that was reached; then Subject is empty and
+	// Reason says what happened.
+	Limit string
 }
 
 // Boundary starts plans.

@@ -36,7 +36,7 @@ func TestStateDirectoryIsNoWorkspace(t *testing.T) {
 	for dir, good := range map[string]bool{workspace: true, home + "/.local": false, state: false, state + "/homes": false} {
 		t.Chdir(dir)
 		c.Dir = dir
-		p, err := prepare(Options{Command: []string{"true"}}, c)
+		p, err := prepare(t.Context(), Options{Command: []string{"true"}}, c)
 		if (err == nil) != good {
 			t.Errorf("%s: %v", dir, err)
 		}

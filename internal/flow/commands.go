@@ -88,8 +88,8 @@ func programInside(p *plan.Plan, name string, c Caller) (string, error) {
 }
 
 // Plan makes the plan of a run and starts nothing.
-func Plan(_ context.Context, o Options, c Caller) (*plan.Plan, error) {
-	p, err := prepare(o, c)
+func Plan(ctx context.Context, o Options, c Caller) (*plan.Plan, error) {
+	p, err := prepare(ctx, o, c)
 	if err != nil {
 		return nil, err
 	}

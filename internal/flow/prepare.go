@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -31,7 +33,7 @@ type prepared struct {
 
 // prepare goes from what was asked to the plan. It changes nothing on the machine
 // and reads no file that the policy does not name.
-func prepare(o Options, c Caller) (*prepared, error) {
+func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	p := &prepared{}
 	var err error
 	if p.state, err = stateDir(c.Environ); err != nil {
@@ -50,6 +52,9 @@ func prepare(o Options, c Caller) (*prepared, error) {
 	}
 	if p.facts, err = gather(place, p.policy); err != nil {
 		return nil, err
+	}
+	if needsGroup(p.policy, p.facts.UID) {
+		probe.Try(ctx, &p.facts, host.CgroupV2, host.CgroupV1)
 	}
 	program, err := findProgram(o.Command, c, place)
 	if err != nil {
@@ -77,6 +82,14 @@ func prepare(o Options, c Caller) (*prepared, error) {
 		return nil, &ForbiddenError{Text: ce.Text, Rule: ce.Rule, Origin: ce.Origin, Hint: ce.Hint}
 	}
 	return p, err
+}
+
+// needsGroup says whether the policy has a ceiling that only a control group holds
+// exactly; what does without is spared the trial.
+func needsGroup(eff *policy.Effective, uid int) bool {
+	return slices.ContainsFunc(eff.Limits, func(l policy.LimitRule) bool {
+		return l.Name == "memory" || l.Name == "cpus" || l.Name == "processes" && uid == 0
+	})
 }
 
 // place is where a run happens.

@@ -54,7 +54,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	if err := recoverInterrupted(ctx, store, c); err != nil {
 		return 0, err
 	}
-	p, err := prepare(o, c)
+	p, err := prepare(ctx, o, c)
 	if err != nil {
 		return 0, err
 	}
@@ -216,6 +216,10 @@ func (r *run) attend(running boundary.Running) error {
 
 // denied records what the boundary refused; it may be called from the start on.
 func (r *run) denied(d boundary.Denial) {
+	if d.Limit != "" {
+		r.recorder.add(event.Event{Kind: event.LimitHit, Subject: d.Limit, Detail: d.Reason})
+		return
+	}
 	e := event.Event{Kind: event.Denied, Action: d.Action, Subject: d.Subject, PID: d.PID, Process: d.Process, Reason: d.Reason, Access: "syscall"}
 	if rule, ok := r.plan.Rule(d.Rule); ok {
 		e.Rule, e.Origin, e.Access = rule.Text, Place(rule.Origin), "read"

@@ -7,6 +7,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/cgroup"
 	"cofferdam/internal/plan"
 )
@@ -26,6 +27,7 @@ func newGroup(p *plan.Plan) (*group, error) {
 	if kind == "" || err != nil {
 		return nil, err
 	}
+	_, _ = cgroup.Sweep() // what killed supervisors have left
 	g, err := cgroup.Create(kind, fmt.Sprintf("%d-%d", os.Getpid(), groups.Add(1)), spec)
 	if err != nil {
 		return nil, err
@@ -110,6 +112,25 @@ func (g *group) handOut() ([]*os.File, error) {
 		return nil, nil
 	}
 	return g.owned.Copy()
+}
+
+// tell reports the ceilings that the kernel has held, which nobody saw otherwise.
+func (g *group) tell(p *plan.Plan, denied func(boundary.Denial)) {
+	if g == nil || g.owned == nil {
+		return
+	}
+	u, err := g.owned.Usage()
+	if err != nil {
+		return
+	}
+	for _, c := range []struct {
+		limit, what string
+		count       int64
+	}{{"memory", "processes ended by the kernel: %d", u.OOMKills}, {"processes", "new processes refused: %d", u.Refused}} {
+		if l, ok := p.Limit(c.limit); ok && c.count > 0 {
+			denied(boundary.Denial{Limit: c.limit, Reason: plan.Amount(l.Value, l.Unit) + ": " + fmt.Sprintf(c.what, c.count)})
+		}
+	}
 }
 
 // remove ends what is left in the group, and the group, if it is ours.

@@ -591,6 +591,7 @@ func (r *running) release() {
 	}
 	r.status.Close()
 	r.lifeline.Close()
+	r.group.tell(r.plan, r.denied)
 	r.group.remove()
 }
 

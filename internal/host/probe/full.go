@@ -9,13 +9,15 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
 	"cofferdam/internal/host"
+	"cofferdam/internal/linux/cgroup"
 
 	"golang.org/x/sys/unix"
 )
@@ -28,34 +30,47 @@ const patience = 5 * time.Second
 // of milliseconds. The program must call Child first thing in main.
 func Full(ctx context.Context, envHome string) host.Facts {
 	f := Quick(envHome)
-	userns := run(ctx, trials[0])
+	var all []string
+	for _, m := range f.Mechanisms {
+		all = append(all, m.Name)
+	}
+	Try(ctx, &f, all...)
+	return f
+}
+
+// Try puts into f what a trial of the named mechanisms says, as Full does, for a run
+// that needs more than Quick can know.
+func Try(ctx context.Context, f *host.Facts, names ...string) {
+	userns := sync.OnceValue(func() result { return run(ctx, trials[0]) })
 	for i := range f.Mechanisms {
 		m := &f.Mechanisms[i]
+		if !slices.Contains(names, m.Name) {
+			continue
+		}
 		r, tried := result{}, true
 		switch m.Name {
 		case host.UserNamespaces:
-			r = userns
-		case host.CgroupV2:
-			r = tryCgroup2(ctx)
-		case host.CgroupV1:
-			r = tryCgroup1()
+			r = userns()
+		case host.CgroupV2, host.CgroupV1:
+			r = tryGroup(ctx, cgroup.Kind(m.Name))
 		default:
 			r, tried = tryNamed(ctx, m.Name, userns)
 		}
 		if tried {
-			*m = r.mechanism(m.Name, &f)
+			*m = r.mechanism(m.Name, f)
 		}
 	}
-	return f
 }
 
-func tryNamed(ctx context.Context, name string, userns result) (result, bool) {
+func tryNamed(ctx context.Context, name string, userns func() result) (result, bool) {
 	for _, t := range trials {
 		if t.name != name {
 			continue
 		}
-		if t.flags&syscall.CLONE_NEWUSER != 0 && userns.Answer != host.Yes {
-			return result{Answer: userns.Answer, Op: "needs user namespaces: " + userns.Op, Errno: userns.Errno, Stage: host.UserNamespaces}, true
+		if t.flags&syscall.CLONE_NEWUSER != 0 {
+			if u := userns(); u.Answer != host.Yes {
+				return result{Answer: u.Answer, Op: "needs user namespaces: " + u.Op, Errno: u.Errno, Stage: host.UserNamespaces}, true
+			}
 		}
 		return run(ctx, t), true
 	}
@@ -154,60 +169,35 @@ func flagNames(flags uintptr) string {
 	return strings.Join(names, "|")
 }
 
-// tryCgroup2 makes a cgroup below our own and starts a child in it.
-func tryCgroup2(ctx context.Context) result {
-	m := machine{}
-	own := m.read(ownCgroups)
-	if r := m.quickCgroup2(own); r.Answer == host.No {
+// tryGroup makes a group with every ceiling, as a run would, and with version 2
+// starts a child in it: that needs rights over what is above the group and us.
+func tryGroup(ctx context.Context, k cgroup.Kind) result {
+	g, err := cgroup.Create(k, "probe-"+strconv.Itoa(os.Getpid()), cgroup.Spec{Memory: 64 << 20, Processes: 64, MilliCPU: 1000})
+	if err != nil {
+		r := result{Answer: host.Unknown, Op: err.Error()}
+		if cgroup.Refused(err) {
+			r.Answer = host.No
+		}
+		if errno := unix.Errno(0); errors.As(err, &errno) {
+			r.Op, r.Errno = strings.TrimSuffix(r.Op, ": "+errno.Error()), errno
+		}
 		return r
 	}
-	parent := m.cgroup2(own)
-	dir := filepath.Join(parent, "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
-	if err := unix.Mkdir(dir, 0o755); err != nil {
-		return failed("mkdir "+dir, err)
+	where := strings.Join(g.Paths(), " ")
+	if dir := g.Door().Dir(); dir != nil {
+		ctx, cancel := context.WithTimeout(ctx, patience)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, "/proc/self/exe", childWord, nothing)
+		cmd.Env, cmd.SysProcAttr = []string{}, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: int(dir.Fd())}
+		err = cmd.Run()
 	}
-	defer unix.Rmdir(dir)
-	fd, err := unix.Open(dir, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return failed("open "+dir, err)
+	if gone := g.Remove(); err == nil && gone != nil {
+		return result{Answer: host.Unknown, Op: "remove " + where + ": " + gone.Error()}
 	}
-	defer unix.Close(fd)
-	ctx, cancel := context.WithTimeout(ctx, patience)
-	defer cancel()
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", childWord, nothing)
-	cmd.Env, cmd.SysProcAttr = []string{}, &syscall.SysProcAttr{UseCgroupFD: true, CgroupFD: fd}
-	if err := cmd.Run(); err != nil {
-		var errno syscall.Errno
-		if errors.As(err, &errno) {
-			return failed("clone(CLONE_INTO_CGROUP)", errno)
-		}
-		return result{Answer: host.Unknown, Op: "clone(CLONE_INTO_CGROUP): " + err.Error()}
+	if errno := syscall.Errno(0); errors.As(err, &errno) {
+		return failed("clone(CLONE_INTO_CGROUP) into "+where, errno)
+	} else if err != nil {
+		return result{Answer: host.Unknown, Op: "clone(CLONE_INTO_CGROUP) into " + where + ": " + err.Error()}
 	}
-	return yes("mkdir and CLONE_INTO_CGROUP below " + parent)
-}
-
-// tryCgroup1 makes a cgroup in the memory and pids hierarchies and limits it.
-func tryCgroup1() result {
-	m := machine{}
-	for _, c := range []struct{ controller, file, value string }{
-		{"memory", "memory.limit_in_bytes", "67108864"}, {"pids", "pids.max", "64"},
-	} {
-		parent := m.cgroup1(m.read(ownCgroups), c.controller)
-		if parent == "" {
-			return no("no " + c.controller + " hierarchy of cgroup v1 is mounted")
-		}
-		dir := filepath.Join(parent, "cofferdam-probe-"+strconv.Itoa(os.Getpid()))
-		if err := unix.Mkdir(dir, 0o755); err != nil {
-			return failed("mkdir "+dir, err)
-		}
-		err := os.WriteFile(dir+"/"+c.file, []byte(c.value), 0)
-		unix.Rmdir(dir)
-		var errno syscall.Errno
-		if errors.As(err, &errno) {
-			return failed("write "+c.file, errno)
-		} else if err != nil {
-			return failed("write "+c.file, err)
-		}
-	}
-	return yes("memory and pids limits can be set")
+	return yes("made, limited and removed " + where)
 }

@@ -168,9 +168,8 @@ func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	add(host.Fuse, quickFuse())
 	add(host.Overlay, untried)
 	add(host.PidMax, untried)
-	own := m.read(ownCgroups)
-	add(host.CgroupV2, m.quickCgroup2(own))
-	add(host.CgroupV1, m.quickCgroup1(own))
+	add(host.CgroupV2, untried)
+	add(host.CgroupV1, untried)
 	add(host.ClonePidfd, pidfd())
 	return list
 }
@@ -313,74 +312,4 @@ func pidfd() result {
 	}
 	unix.Close(fd)
 	return yes("pidfd_open")
-}
-
-// ownCgroups is the text that cgroup2 and cgroup1 look into.
-const ownCgroups = "/proc/self/cgroup"
-
-// cgroup2 is our own cgroup v2 directory; "" if there is none.
-func (m machine) cgroup2(own string) string {
-	for line := range strings.Lines(own) {
-		path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::")
-		if !ok {
-			continue
-		}
-		for _, mount := range []string{"/sys/fs/cgroup", "/sys/fs/cgroup/unified"} {
-			if m.exists(mount+"/cgroup.controllers") || m.exists(mount+"/cgroup.procs") && m.exists(mount+"/cgroup.subtree_control") {
-				return mount + strings.TrimSuffix(path, "/")
-			}
-		}
-	}
-	return ""
-}
-
-// cgroup1 is our directory in a v1 hierarchy; "" if there is none.
-func (m machine) cgroup1(own, controller string) string {
-	for line := range strings.Lines(own) {
-		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
-		if len(part) != 3 || !slices.Contains(strings.Split(part[1], ","), controller) {
-			continue
-		}
-		for _, dir := range []string{part[1], controller} {
-			if m.exists("/sys/fs/cgroup/" + dir + "/cgroup.procs") {
-				return "/sys/fs/cgroup/" + dir + strings.TrimSuffix(part[2], "/")
-			}
-		}
-	}
-	return ""
-}
-
-func (m machine) quickCgroup2(own string) result {
-	dir := m.cgroup2(own)
-	if dir == "" {
-		return no("cgroup v2 is not mounted")
-	}
-	if err := unix.Faccessat(unix.AT_FDCWD, m.root+dir, unix.W_OK, 0); err != nil {
-		return failed("write to "+dir, err)
-	}
-	if c := m.word(dir + "/cgroup.controllers"); !hasWords(c, "memory", "pids") {
-		return no("controllers of " + dir + ": \"" + c + "\", memory and pids are missing")
-	}
-	return untried
-}
-
-func (m machine) quickCgroup1(own string) result {
-	dir := m.cgroup1(own, "memory")
-	if dir == "" {
-		return no("no memory hierarchy of cgroup v1 is mounted")
-	}
-	if err := unix.Faccessat(unix.AT_FDCWD, m.root+dir, unix.W_OK, 0); err != nil {
-		return failed("write to "+dir, err)
-	}
-	return untried
-}
-
-func hasWords(text string, words ...string) bool {
-	have := strings.Fields(text)
-	for _, w := range words {
-		if !slices.Contains(have, w) {
-			return false
-		}
-	}
-	return true
 }

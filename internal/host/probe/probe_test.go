@@ -135,35 +135,6 @@ func TestContainer(t *testing.T) {
 	}
 }
 
-func TestCgroupPaths(t *testing.T) {
-	m := tree(t, map[string]string{
-		"/proc/self/cgroup":                              "5:cpu,cpuacct:/a\n4:memory:/b/c\n0::/user.slice/x\n",
-		"/sys/fs/cgroup/memory/cgroup.procs":             "",
-		"/sys/fs/cgroup/cgroup.controllers":              "cpu memory pids",
-		"/sys/fs/cgroup/user.slice/x/cgroup.controllers": "cpu\n",
-		"/sys/fs/cgroup/cpu,cpuacct/cgroup.procs":        "",
-	})
-	own := m.read(ownCgroups)
-	if got := m.cgroup2(own); got != "/sys/fs/cgroup/user.slice/x" {
-		t.Errorf("v2: %q", got)
-	}
-	if got := m.cgroup1(own, "memory"); got != "/sys/fs/cgroup/memory/b/c" {
-		t.Errorf("v1 memory: %q", got)
-	}
-	if got := m.cgroup1(own, "cpu"); got != "/sys/fs/cgroup/cpu,cpuacct/a" {
-		t.Errorf("v1 cpu: %q", got)
-	}
-	if got := m.cgroup1(own, "pids"); got != "" {
-		t.Errorf("v1 pids: %q", got)
-	}
-	if r := m.quickCgroup2(own); r.Answer != host.No || !strings.Contains(r.Op, "memory and pids are missing") {
-		t.Errorf("no controllers: %+v", r)
-	}
-	if r := tree(t, nil).quickCgroup2("0::/\n"); r.Answer != host.No {
-		t.Errorf("nothing mounted: %+v", r)
-	}
-}
-
 func TestSwitches(t *testing.T) {
 	ns := "/proc/self/ns/user"
 	for _, tt := range []struct {

@@ -24,8 +24,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"cofferdam/internal/host"
 )
 
 // Prefix of every group's name.
@@ -133,40 +131,11 @@ func Here() (Layout, error) {
 	return ParseLayout(m, c), nil
 }
 
-// Probe makes and removes a group with every ceiling, v2 first. The kind is
-// the best one that works. Detail says what was tried and what came back.
-func Probe() (Kind, host.Answer, string) {
-	l, err := Here()
-	if err != nil {
-		return "", host.Unknown, err.Error()
-	}
-	return l.Probe()
-}
-
-func (l Layout) Probe() (Kind, host.Answer, string) {
-	var details []string
-	answer := host.No
-	for _, k := range []Kind{V2, V1} {
-		g, err := l.Create(k, fmt.Sprintf("probe-%d-%d", os.Getpid(), time.Now().UnixNano()), Spec{Memory: 64 << 20, Processes: 64, MilliCPU: 1000})
-		if err == nil {
-			path := g.Paths()[0]
-			if err = g.Remove(); err == nil {
-				return k, host.Yes, fmt.Sprintf("%s: made and removed %s", k, path)
-			}
-		}
-		details = append(details, fmt.Sprintf("%s: %v", k, err))
-		if !refused(err) {
-			answer = host.Unknown
-		}
-	}
-	return "", answer, strings.Join(details, "; ")
-}
-
 // ErrAbsent: the hierarchy or a controller that the Spec needs is not there.
 var ErrAbsent = errors.New("not available")
 
-// refused: the errors that are a clear no, and not a machine in trouble.
-func refused(err error) bool {
+// Refused says that an error is a clear no, and not a machine in trouble.
+func Refused(err error) bool {
 	return errors.Is(err, ErrAbsent) || errors.Is(err, unix.EACCES) || errors.Is(err, unix.EPERM) ||
 		errors.Is(err, unix.EROFS) || errors.Is(err, unix.EBUSY) || errors.Is(err, unix.ENOENT)
 }
@@ -310,8 +279,9 @@ func (g *Group) make(controller, dir string) error {
 // setting is one file to write.
 type setting struct {
 	controller, file, value string
-	// optional: a kernel without swap accounting has no such file.
-	optional bool
+	// swap: a kernel without swap accounting has no such file. That is good
+	// only where there is no swap: what is over the ceiling would go there.
+	swap bool
 }
 
 // settings is the Spec as files, in order.
@@ -352,9 +322,26 @@ func settings(k Kind, s Spec) []setting {
 func (g *Group) set(s Spec) error {
 	for _, w := range settings(g.Kind, s) {
 		err := write(filepath.Join(g.dirs[w.controller], w.file), w.value)
-		if err != nil && !(w.optional && errors.Is(err, os.ErrNotExist)) {
+		if w.swap && errors.Is(err, os.ErrNotExist) {
+			if err = noSwap(); err == nil {
+				continue
+			}
+		}
+		if err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// noSwap is an error if this machine has swap, or if that can't be told.
+func noSwap() error {
+	text, err := os.ReadFile("/proc/swaps")
+	if err != nil {
+		return err
+	}
+	if bytes.Count(text, []byte("\n")) > 1 { // the first line is the heading
+		return fmt.Errorf("control group: this kernel does not count swap, and there is some: %w", ErrAbsent)
 	}
 	return nil
 }

@@ -16,7 +16,6 @@ import (
 	"testing"
 	"time"
 
-	"cofferdam/internal/host"
 	"cofferdam/internal/testenv"
 )
 
@@ -66,7 +65,7 @@ func group(t *testing.T, k Kind, s Spec) *Group {
 	t.Helper()
 	g, err := Create(k, session(t), s)
 	if err != nil {
-		if refused(err) {
+		if Refused(err) {
 			testenv.Skip(t, testenv.Need(k), fmt.Sprintf("no %s: %v", k, err))
 		}
 		t.Fatal(err)
@@ -264,17 +263,6 @@ func TestSweep(t *testing.T) {
 		if time.Now().After(end) {
 			t.Fatal("an empty group without owner is not swept")
 		}
-	}
-}
-
-func TestProbe(t *testing.T) {
-	k, a, detail := Probe()
-	t.Log(k, a, detail)
-	if (k != "") != (a == host.Yes) || detail == "" {
-		t.Errorf("%q %s %q", k, a, detail)
-	}
-	if k, a, d := (Layout{}).Probe(); k != "" || a != host.No || !strings.Contains(d, "no hierarchy is mounted") {
-		t.Errorf("%q %s %q", k, a, d)
 	}
 }
 

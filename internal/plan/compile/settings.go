@@ -106,7 +106,7 @@ func (c *compiler) limits() {
 	switch {
 	case yes(host.CgroupV2):
 		group = "cgroup-v2"
-	case f.UID == 0 && yes(host.CgroupV1):
+	case yes(host.CgroupV1):
 		group = "cgroup-v1"
 	}
 	last := map[string]policy.LimitRule{}
