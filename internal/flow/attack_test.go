@@ -79,6 +79,27 @@ func TestTwoHomes(t *testing.T) {
 	}
 }
 
+// A directory may be called like a pattern: a flag means the path in it.
+func TestFlagsInOddDirectories(t *testing.T) {
+	for in, want := range map[string]string{
+		"secret": `/h/\[p]\*/secret`, "*.pem": `/h/\[p]\*/*.pem`, "../x": "/h/x", "/a/*": "/a/*", "~/x": "~/x", ".": `/h/\[p]\*`,
+	} {
+		if got := fromHere(in, "/h/[p]*"); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+	c, home, _ := hostile(t)
+	dir := home + "/[p]"
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	x, err := Explain(t.Context(), Options{DenyRead: []string{"secret"}}, c, "read", "secret")
+	if err != nil || x.Allowed || !strings.Contains(x.Rule, "secret") {
+		t.Errorf("%+v %v", x, err)
+	}
+}
+
 // A secret that is a symlink hides what it leads to; an example that is one opens
 // nothing.
 func TestLinksOfSecretsAreFollowed(t *testing.T) {

@@ -218,7 +218,9 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 		if rest, ok := strings.CutPrefix(subject, "~/"); ok {
 			subject = filepath.Join(facts.Home, rest)
 		}
-		subject = fromHere(subject, at.dir)
+		if !filepath.IsAbs(subject) {
+			subject = filepath.Join(at.dir, subject)
+		}
 		for name, fact := range probe.Paths([]string{subject}) {
 			facts.Paths[name] = fact
 		}

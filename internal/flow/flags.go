@@ -74,8 +74,9 @@ func flagDocument(o Options, p place) (*policy.Document, error) {
 	return parsed, err
 }
 
-// fromHere makes a path of the command line absolute: there, relative means from
-// the working directory, as for every other program.
+// fromHere makes a pattern of the command line absolute: there, relative means from
+// the working directory, as for every other program. What that is called is not
+// meant as a pattern.
 func fromHere(s, dir string) string {
 	if s == "" || filepath.IsAbs(s) || s == "~" || strings.HasPrefix(s, "~/") {
 		return s
@@ -83,5 +84,5 @@ func fromHere(s, dir string) string {
 	if glob.HasMeta(s) {
 		return glob.Escape(dir) + "/" + s
 	}
-	return filepath.Join(dir, s)
+	return glob.Escape(filepath.Join(dir, s))
 }
