@@ -9,6 +9,7 @@ import (
 	"cofferdam/internal/cli"
 	"cofferdam/internal/flow"
 	"cofferdam/internal/host/probe"
+	"cofferdam/internal/linux/thp"
 )
 
 // version is set when a release is built.
@@ -23,6 +24,7 @@ func main() {
 	// collection at 4 MiB, with its threads, would come in the middle of most
 	// starts. At 16 MiB it comes where it is worth something.
 	debug.SetGCPercent(400)
+	thp.Heap()
 	app := &cli.App{
 		Version: version,
 		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
