@@ -96,9 +96,14 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		}
 		return nil
 	}
-	running, err := b.Start(ctx, p.plan, streams, r.denied)
+	starting, stopWaiting := supervise.Interruptible(ctx)
+	running, err := b.Start(starting, p.plan, streams, r.denied)
+	stopWaiting()
 	if err != nil {
 		<-opened
+		if interrupted == 0 {
+			interrupted = pending(signals)
+		}
 		if err = r.failed(err); interrupted != 0 {
 			return 128 + int(interrupted), nil
 		}

@@ -130,6 +130,21 @@ func Subscribe(terminal bool) (signals <-chan os.Signal, stop func()) {
 	return ch, func() { signal.Stop(ch) }
 }
 
+// Interruptible is a context that ends with a signal to end: a start may take long,
+// where a file system does not answer. The signal stays in what Subscribe returned.
+func Interruptible(ctx context.Context) (context.Context, context.CancelFunc) {
+	var list []os.Signal
+	for _, sig := range []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP, syscall.SIGQUIT} {
+		if !signal.Ignored(sig) {
+			list = append(list, sig)
+		}
+	}
+	if len(list) == 0 { // no list would be all signals
+		return context.WithCancel(ctx)
+	}
+	return signal.NotifyContext(ctx, list...)
+}
+
 // Run supervises running until nothing inside is alive, its last output has
 // been relayed and the person's terminal is as it was. It calls Wait. Between
 // call and return it is the only user of running.Terminal(), which becomes

@@ -23,8 +23,8 @@ func TestFailsClosed(t *testing.T) {
 		{"no pid namespaces", rigging{Limits: []string{"max_pid_namespaces"}}, "pid"},
 		{"no ipc namespaces", rigging{Limits: []string{"max_ipc_namespaces"}}, "ipc"},
 		{"user namespaces refused", rigging{Refuse: []refusal{
-			{unix.SYS_CLONE, syscall.EPERM, unix.CLONE_NEWUSER},
-			{unix.SYS_UNSHARE, syscall.EPERM, unix.CLONE_NEWUSER},
+			{Call: unix.SYS_CLONE, Errno: syscall.EPERM, Flag: unix.CLONE_NEWUSER},
+			{Call: unix.SYS_UNSHARE, Errno: syscall.EPERM, Flag: unix.CLONE_NEWUSER},
 			{Call: unix.SYS_CLONE3, Errno: syscall.ENOSYS},
 		}}, "user"},
 		{"no Landlock", rigging{Refuse: []refusal{{Call: unix.SYS_LANDLOCK_CREATE_RULESET, Errno: syscall.ENOSYS}}}, "andlock"},
@@ -76,7 +76,7 @@ func TestRigBreaksNothing(t *testing.T) {
 	for _, rig := range []rigging{
 		{Empty: []string{"/var/tmp"}},
 		{Proc: []string{}},
-		{Refuse: []refusal{{Call: unix.SYS_SWAPON, Errno: syscall.ENOSYS}, {unix.SYS_CLONE, syscall.EPERM, 1 << 31}}},
+		{Refuse: []refusal{{Call: unix.SYS_SWAPON, Errno: syscall.ENOSYS}, {Call: unix.SYS_CLONE, Errno: syscall.EPERM, Flag: 1 << 31}}},
 	} {
 		r := s.rigged(t, rig, binary, "run", "--", "echo", "fine")
 		r.wants(t, 0)

@@ -1,15 +1,20 @@
 package system
 
 import (
+	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // psEntry is what ps --json says of a session.
@@ -170,5 +175,42 @@ func (s *site) settles(t *testing.T) {
 		if e.Status != "ended" {
 			t.Errorf("session %s is %s", e.ID, e.Status)
 		}
+	}
+}
+
+// A start that hangs ends with the person's signal, and nothing is left of it.
+func TestSignalWhileStarting(t *testing.T) {
+	s := newSite(t)
+	cmd := s.rig(t, rigging{Refuse: []refusal{{Call: unix.SYS_PIVOT_ROOT, Hang: true}}}, binary, "run", "--", "touch", "made")
+	var errs bytes.Buffer
+	cmd.Stderr = &errs
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, "the call that hangs", func() bool {
+		children, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", cmd.Process.Pid))
+		for _, file := range children {
+			text, _ := os.ReadFile(file)
+			for _, pid := range strings.Fields(string(text)) {
+				call, _ := os.ReadFile("/proc/" + pid + "/syscall")
+				if strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_PIVOT_ROOT, " ")) {
+					return true
+				}
+			}
+		}
+		return false
+	})
+	began := time.Now()
+	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if status := ended(t, cmd); status != 130 {
+		t.Errorf("status %d, %s", status, errs.String())
+	}
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("it took %v", d)
+	}
+	if s.exists("made") {
+		t.Error("the command ran")
 	}
 }

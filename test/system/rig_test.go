@@ -36,6 +36,7 @@ type refusal struct {
 	Call  uintptr
 	Errno syscall.Errno
 	Flag  uint32
+	Hang  bool // instead, it never returns
 }
 
 func (r rigging) namespace() bool {
@@ -44,6 +45,16 @@ func (r rigging) namespace() bool {
 
 // rigged runs a command in a rigging.
 func (s *site) rigged(t *testing.T, r rigging, command ...string) result {
+	t.Helper()
+	got := finish(t, s.rig(t, r, command...))
+	if got.status == rigFailed {
+		testenv.Skip(t, testenv.UserNamespaces, got.err)
+	}
+	return got
+}
+
+// rig is a command in a rigging, not started.
+func (s *site) rig(t *testing.T, r rigging, command ...string) *exec.Cmd {
 	t.Helper()
 	spec, err := json.Marshal(r)
 	if err != nil {
@@ -62,11 +73,7 @@ func (s *site) rigged(t *testing.T, r rigging, command ...string) result {
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: os.Getgid(), HostID: os.Getgid(), Size: 1}}
 		cmd.SysProcAttr.AmbientCaps = []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_SYS_RESOURCE}
 	}
-	got := finish(t, cmd)
-	if got.status == rigFailed {
-		testenv.Skip(t, testenv.UserNamespaces, got.err)
-	}
-	return got
+	return cmd
 }
 
 const rigFailed = 99
@@ -143,8 +150,12 @@ func refuse(list []refusal) error {
 	}
 	const load = unix.BPF_LD | unix.BPF_W | unix.BPF_ABS
 	var prog []unix.SockFilter
+	var flags uintptr
 	for _, r := range list {
 		fail := stmt(unix.BPF_RET|unix.BPF_K, unix.SECCOMP_RET_ERRNO|uint32(r.Errno))
+		if r.Hang {
+			flags, fail.K = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, unix.SECCOMP_RET_USER_NOTIF
+		}
 		prog = append(prog, stmt(load, 0)) // the number
 		if r.Flag == 0 {
 			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.Call), 0, 1), fail)
@@ -157,8 +168,14 @@ func refuse(list []refusal) error {
 		return err
 	}
 	p := unix.SockFprog{Len: uint16(len(prog)), Filter: &prog[0]}
-	if _, _, errno := syscall.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, 0, uintptr(unsafe.Pointer(&p))); errno != 0 {
+	listener, _, errno := syscall.Syscall(unix.SYS_SECCOMP, unix.SECCOMP_SET_MODE_FILTER, flags, uintptr(unsafe.Pointer(&p)))
+	if errno != 0 {
 		return fmt.Errorf("install the filter: %w", errno)
 	}
-	return nil
+	if flags == 0 {
+		return nil
+	}
+	// Open, so that there is somebody to wait for.
+	_, err := unix.FcntlInt(listener, unix.F_SETFD, 0)
+	return err
 }
