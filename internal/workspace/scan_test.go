@@ -213,6 +213,7 @@ func TestScanUnreadable(t *testing.T) {
 	root := t.TempDir()
 	put(t, root, "closed/.env=", "open/.env=")
 	must(t, os.Chmod(filepath.Join(root, "closed"), 0))
+	defer os.Chmod(filepath.Join(root, "closed"), 0o700) // who is not root could not remove it
 	cmd := exec.Command(copyTest(t), "-test.run=^TestScanUnreadable$")
 	cmd.Env = append(os.Environ(), "SCAN_AS_USER="+root)
 	if os.Getuid() == 0 {
