@@ -7,6 +7,7 @@ package boundarytest
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"os"
@@ -47,6 +48,9 @@ const (
 // Main is for TestMain, before anything else: it does one act if this process
 // was started for it, and says so.
 func Main() (done bool, code int) {
+	if text := os.Getenv(variableAsk); text != "" {
+		return true, askAll(text)
+	}
 	name := os.Getenv(variableAct)
 	if name == "" {
 		return false, 0
@@ -127,7 +131,10 @@ func (w *World) listen(t testing.TB) {
 		return l
 	}
 	w.TCP = serve("tcp", "127.0.0.1:0").Addr().String()
-	w.Abstract = "@boundarytest-" + filepath.Base(filepath.Dir(w.Home)) + fmt.Sprint(os.Getpid())
+	// A test may have several worlds, and the name must be short.
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(w.Home))
+	w.Abstract = fmt.Sprintf("@boundarytest-%x-%d", h.Sum64(), os.Getpid())
 	serve("unix", w.Abstract)
 	w.Socket = w.ReadOnly + "/s"
 	serve("unix", w.Socket)

@@ -39,8 +39,9 @@ type descriptors struct {
 	in, out, err                            int
 }
 
-// program writes the plan down. It is a pure function of its arguments.
-func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, error) {
+// program writes the plan down, with net the calls that make its network. It is a
+// pure function of its arguments.
+func program(p *plan.Plan, s boundary.Streams, fd descriptors, net []call.Call) (*stage.Program, error) {
 	prog := &stage.Program{Init: true, First: make([]call.Call, 0, 512)}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
@@ -60,7 +61,7 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(process.Namespaces()...)
 	add(process.Send(tagNamespaces, process.NamespaceSlots()...))
 	add(identity.Hostname(p.Identity.Hostname))
-	add(netns.LoopbackUp()...)
+	add(net...)
 
 	tree, err := fileTree(p)
 	if err != nil {
@@ -444,6 +445,9 @@ func kernelKnobs(p *plan.Plan) []call.Call {
 	// over new mount and network namespaces, the larger half of the kernel's
 	// attack surface (user_namespaces(7), /proc/sys/user).
 	list = append(list, call.Write("kernel", call.Root, "proc/sys/user/max_user_namespaces", "0")...)
+	if p.Network.Mode == "gateway" {
+		list = append(list, netns.NoEcho(call.Root)...)
+	}
 	if l, ok := p.Limit("processes"); ok && l.Mechanism == "pid_max" {
 		list = append(list, call.Write("limits", call.Root, "proc/sys/kernel/pid_max", fmt.Sprint(l.Value))...)
 	}

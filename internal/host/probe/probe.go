@@ -172,6 +172,7 @@ func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	add(host.CgroupV2, m.quickCgroup2(own))
 	add(host.CgroupV1, m.quickCgroup1(own))
 	add(host.ClonePidfd, pidfd())
+	add(host.Nftables, untried)
 	return list
 }
 
