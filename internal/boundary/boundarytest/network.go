@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -211,6 +212,8 @@ var questions = []question{
 	{Do: "pair", Address: "1.2.3.4:443", To: "5.6.7.8:443", Want: "tcp 1.2.3.4:443 tcp 5.6.7.8:443"},
 	{Do: "pair", Address: "[2001:db8::1]:443", To: "[2001:db8::2]:443", Want: "tcp [2001:db8::1]:443 tcp [2001:db8::2]:443", Six: true},
 
+	{Do: "many", Address: "3000", Want: "all"},
+
 	// Nobody takes the gateway's place, or changes what leads to it.
 	{Do: "listen", Network: "tcp", Address: "127.0.0.1:" + tcpPort, Want: "permission denied"},
 	{Do: "listen", Network: "tcp", Address: "0.0.0.0:" + tcpPort, Want: "permission denied"},
@@ -296,6 +299,8 @@ func (q question) ask() (string, error) {
 		}
 		a, err := io.ReadAll(first)
 		return string(a) + " " + b, err
+	case "many":
+		return many(q.Address)
 	case "route":
 		return sendNetlink(syscall.NETLINK_ROUTE, netns.Route(syscall.AF_INET))
 	case "rules":
@@ -325,6 +330,26 @@ func talk(d net.Dialer, network, address string) (string, error) {
 	}
 	b, err := io.ReadAll(c)
 	return string(b), err
+}
+
+// many makes short connections, one after the other and to one port of many addresses:
+// each comes through, and none has to wait for the entry of an earlier one.
+func many(n string) (string, error) {
+	var slowest time.Duration
+	count, err := strconv.Atoi(n)
+	for i := range count {
+		to := fmt.Sprintf("198.18.%d.%d:443", i%7, i%200)
+		start := time.Now()
+		answer, err := talk(net.Dialer{}, "tcp", to)
+		if err != nil || answer != "tcp "+to {
+			return "", fmt.Errorf("connection %d: %q, %v", i, answer, err)
+		}
+		slowest = max(slowest, time.Since(start))
+	}
+	if slowest > time.Second {
+		return "", fmt.Errorf("one took %v", slowest)
+	}
+	return "all", err
 }
 
 // sendNetlink asks for a change of the network; the start of the boundary is the
