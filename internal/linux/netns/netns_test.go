@@ -201,16 +201,28 @@ func TestConfirm(t *testing.T) {
 	if err := r.Confirm(fd); err == nil || !strings.Contains(err.Error(), "add the route: ") {
 		t.Errorf("a refused request: %v", err)
 	}
-	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
+	// Processes may send to each other by this protocol.
+	user := func() (fd int, port uint32) {
+		fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_USERSOCK)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { unix.Close(fd) })
+		if err := unix.Bind(fd, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			t.Fatal(err)
+		}
+		at, err := unix.Getsockname(fd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return fd, at.(*unix.SockaddrNetlink).Pid
+	}
+	here, port := user()
+	there, _ := user()
+	if err := unix.Sendto(there, ack(1, 0), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK, Pid: port}); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pair[0])
-	defer unix.Close(pair[1])
-	if _, err := unix.Write(pair[1], ack(1, 0)); err != nil {
-		t.Fatal(err)
-	}
-	expect("not the kernel", r.Confirm(pair[0]), unix.EBADMSG)
+	expect("not the kernel", r.Confirm(here), unix.EBADMSG)
 }
 
 // A connection that no rule has turned has no other destination.
