@@ -31,6 +31,7 @@ const (
 	MountAPI       = "mount-api"       // open_tree, mount_setattr (5.12), openat2 (5.6)
 	ProcMount      = "proc-mount"      // a fresh procfs in a new pid namespace
 	NetNamespace   = "net-namespace"
+	Nftables       = "nftables"       // a redirecting nat chain in a new network namespace
 	Seccomp        = "seccomp"        // filter mode
 	SeccompNotify  = "seccomp-notify" // SECCOMP_RET_USER_NOTIF
 	Landlock       = "landlock"       // Level is the ABI
