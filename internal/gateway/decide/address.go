@@ -106,3 +106,15 @@ func (r *Rules) blockOf(a netip.Addr) (block, bool) {
 	}
 	return found, found.IsValid()
 }
+
+// Within returns the special blocks that a rule allowing the range does not open,
+// although they lie in it, as "10.0.0.0/8 (a private address)", in order.
+func Within(p netip.Prefix) []string {
+	var out []string
+	for _, b := range special() {
+		if b.Bits() > p.Bits() && p.Contains(b.Addr()) {
+			out = append(out, b.String()+" ("+b.what+")")
+		}
+	}
+	return out
+}

@@ -80,6 +80,9 @@ func (r *Rules) add(n plan.NetRule) error {
 	}
 	one := rule{port: uint16(n.Port), id: n.Rule, text: n.Name + n.Prefix}
 	if n.Port != 0 {
+		if strings.Contains(n.Prefix, ":") {
+			one.text = "[" + n.Prefix + "]"
+		}
 		one.text += ":" + strconv.Itoa(n.Port)
 	}
 	switch {
@@ -125,7 +128,7 @@ func (r *Rules) addPrefix(n plan.NetRule, one rule) error {
 		return nil
 	}
 	if b, ok := r.blockOf(p.Addr()); ok && b.never && p.Bits() >= b.Bits() {
-		return fmt.Errorf("no rule can open it: %s", b.what)
+		return fmt.Errorf("no rule opens %s, %s", b.Prefix, b.what)
 	}
 	r.allowPrefix = append(r.allowPrefix, one)
 	return nil
@@ -157,7 +160,7 @@ func (r *Rules) Name(name string) Verdict {
 	if v, denied := r.denied(s, 0); denied {
 		return v
 	}
-	return notAllowed(s, s)
+	return r.notAllowed(s, s)
 }
 
 // Connect says whether the inside may connect to the name at that port. Ask Dial
@@ -179,7 +182,7 @@ func (r *Rules) Connect(name string, port uint16) Verdict {
 			return allowed(what, a)
 		}
 	}
-	return notAllowed(s, what)
+	return r.notAllowed(s, what)
 }
 
 // ConnectAddr says whether the inside may connect to an address that came without
@@ -352,8 +355,16 @@ func denial(what string, by rule) Verdict {
 	return Verdict{Rule: by.id, Code: Denied, Reason: what + " is denied by the rule " + by.text + ", and a denial beats every allow; to reach it, that rule has to go"}
 }
 
-func notAllowed(name, what string) Verdict {
-	return Verdict{Code: NotAllowed, Reason: what + " is not allowed by any rule; to allow it: --allow-domain " + what}
+// notAllowed names what comes near: a wildcard does not speak of the name above,
+// and a rule with a port of no other.
+func (r *Rules) notAllowed(name, what string) Verdict {
+	near := ""
+	if r != nil && len(r.allowBelow[name]) > 0 {
+		near = " (" + r.allowBelow[name][0].text + " is its subdomains only)"
+	} else if a := r.allowing(name); len(a) > 0 {
+		near = " (" + a[0].text + " is another port)"
+	}
+	return Verdict{Code: NotAllowed, Reason: what + " is not allowed by any rule" + near + "; to allow it: --allow-domain " + what}
 }
 
 func badName(err error) Verdict { return Verdict{Code: BadName, Reason: err.Error()} }
