@@ -46,7 +46,6 @@ type Rules struct {
 	allow, allowBelow, deny, denyBelow map[string][]rule
 	denyAll                            []rule
 	allowPrefix, denyPrefix            []rule
-	special                            []block
 }
 
 type rule struct {
@@ -64,7 +63,6 @@ func Compile(list []plan.NetRule) (*Rules, error) {
 	r := &Rules{
 		allow: map[string][]rule{}, allowBelow: map[string][]rule{},
 		deny: map[string][]rule{}, denyBelow: map[string][]rule{},
-		special: special(),
 	}
 	for _, n := range list {
 		if err := r.add(n); err != nil {
@@ -127,7 +125,7 @@ func (r *Rules) addPrefix(n plan.NetRule, one rule) error {
 		r.denyPrefix = append(r.denyPrefix, one)
 		return nil
 	}
-	if b, ok := r.blockOf(p.Addr()); ok && b.never && p.Bits() >= b.Bits() {
+	if b, ok := blockOf(p.Addr()); ok && b.never && p.Bits() >= b.Bits() {
 		return fmt.Errorf("no rule opens %s, %s", b.Prefix, b.what)
 	}
 	r.allowPrefix = append(r.allowPrefix, one)
@@ -233,7 +231,7 @@ func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool)
 		return Verdict{Code: SpecialAddress, Reason: a.WithZone("").String() + " with a zone: a link-local address; no rule opens it"}
 	}
 	if r == nil {
-		r = &Rules{special: special()}
+		r = &Rules{}
 	}
 	fs := forms(a)
 	what = netip.AddrPortFrom(fs[0], port).String()
@@ -252,7 +250,7 @@ func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool)
 	var by rule
 	for i, f := range fs {
 		need, why := netip.Prefix{}, ""
-		if b, ok := r.blockOf(f); ok {
+		if b, ok := blockOf(f); ok {
 			if b.never {
 				return Verdict{Code: SpecialAddress, Reason: what + ": " + b.what + "; no rule opens it"}
 			}
