@@ -370,7 +370,7 @@ func checkDomain(s string) (text, hint string) {
 	}
 	if h.Name != "" {
 		if _, err := decide.Canonical(h.Name); err != nil {
-			return err.Error(), ""
+			return err.Error(), "write it as it stands in the DNS"
 		}
 	}
 	return "", ""
@@ -395,7 +395,7 @@ func checkAllowed(s string) (text, hint string) {
 // checkOpens refuses a range that no rule can open.
 func checkOpens(s string, p netip.Prefix) (text, hint string) {
 	if _, err := decide.Compile([]plan.NetRule{{Allow: true, Prefix: p.String()}}); err != nil {
-		return quote(s) + " can't be allowed: " + errors.Unwrap(err).Error(), ""
+		return quote(s) + " can't be allowed: " + errors.Unwrap(err).Error(), "name the addresses of the host itself"
 	}
 	return "", ""
 }
