@@ -3,6 +3,7 @@ package compile
 import (
 	"encoding/json"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -120,16 +121,17 @@ func TestRulesThatCantBeCompiled(t *testing.T) {
 }
 
 func TestProxyVariables(t *testing.T) {
+	proxy := "http://127.0.0.1:" + strconv.Itoa(plan.ProxyHTTPPort)
 	for _, c := range []struct {
 		rules string
 		want  map[string]string
 	}{
-		{``, map[string]string{"HTTP_PROXY": "http://127.0.0.1:61080", "https_proxy": "http://127.0.0.1:61080", "ALL_PROXY": "http://127.0.0.1:61080", "no_proxy": "localhost,127.0.0.1,::1"}},
-		{`"set": {"no_proxy": "x"}`, map[string]string{"NO_PROXY": "-", "no_proxy": "x", "http_proxy": "http://127.0.0.1:61080"}},
-		{`"set": {"HTTP_PROXY": ""}`, map[string]string{"HTTP_PROXY": "", "http_proxy": "-", "HTTPS_PROXY": "http://127.0.0.1:61080"}},
-		{`"allow": ["https_proxy"]`, map[string]string{"HTTPS_PROXY": "-", "https_proxy": "http://outside:1", "HTTP_PROXY": "http://127.0.0.1:61080"}},
+		{``, map[string]string{"HTTP_PROXY": proxy, "https_proxy": proxy, "ALL_PROXY": proxy, "no_proxy": "localhost,127.0.0.1,::1"}},
+		{`"set": {"no_proxy": "x"}`, map[string]string{"NO_PROXY": "-", "no_proxy": "x", "http_proxy": proxy}},
+		{`"set": {"HTTP_PROXY": ""}`, map[string]string{"HTTP_PROXY": "", "http_proxy": "-", "HTTPS_PROXY": proxy}},
+		{`"allow": ["https_proxy"]`, map[string]string{"HTTPS_PROXY": "-", "https_proxy": "http://outside:1", "HTTP_PROXY": proxy}},
 		{`"deny": ["*"]`, map[string]string{"HTTP_PROXY": "-", "http_proxy": "-", "NO_PROXY": "-"}},
-		{`"deny": ["ALL_PROXY"]`, map[string]string{"ALL_PROXY": "-", "HTTP_PROXY": "http://127.0.0.1:61080"}},
+		{`"deny": ["ALL_PROXY"]`, map[string]string{"ALL_PROXY": "-", "HTTP_PROXY": proxy}},
 	} {
 		in := networked(t, `{"network": {"allowedDomains": ["example.org"]}, "environment": {`+c.rules+`}}`, host.Yes, "https_proxy=http://outside:1")
 		got := map[string]string{}
