@@ -484,7 +484,7 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 		case r.Mechanism == "net-namespace":
 			if !network {
 				network = true
-				c.tell("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
+				c.tell("nothing outside can be reached, so "+r.Text+" and its like give nothing: "+r.Note, Place(r.Origin), "")
 			}
 		default:
 			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")

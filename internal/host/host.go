@@ -31,7 +31,6 @@ const (
 	MountAPI       = "mount-api"       // open_tree, mount_setattr (5.12), openat2 (5.6)
 	ProcMount      = "proc-mount"      // a fresh procfs in a new pid namespace
 	NetNamespace   = "net-namespace"
-	Nftables       = "nftables"       // a redirecting nat chain in a new network namespace
 	Seccomp        = "seccomp"        // filter mode
 	SeccompNotify  = "seccomp-notify" // SECCOMP_RET_USER_NOTIF
 	Landlock       = "landlock"       // Level is the ABI
@@ -41,6 +40,7 @@ const (
 	CgroupV2       = "cgroup-v2"      // a delegated, writable cgroup v2 subtree
 	CgroupV1       = "cgroup-v1"      // writable v1 hierarchies (real root)
 	ClonePidfd     = "pidfd"
+	Nftables       = "nftables" // redirect rules in a network namespace of our own
 )
 
 // Path is what is known of one host path that the policy names. Paths are

@@ -134,14 +134,6 @@ type Identity struct {
 	Hostname string `json:"hostname"`
 }
 
-// Ports on the inside's loopback where the gateway's proxies listen, for programs
-// that read HTTP_PROXY and ALL_PROXY. They are fixed, since the environment is part
-// of the plan; the namespace is new, so nobody can have them before.
-const (
-	ProxyHTTPPort  = 61080
-	ProxySOCKSPort = 61081
-)
-
 // Network is what the inside can reach.
 type Network struct {
 	// Mode is "loopback" (a network namespace with lo only) or "gateway": each

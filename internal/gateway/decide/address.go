@@ -1,6 +1,9 @@
 package decide
 
-import "net/netip"
+import (
+	"net/netip"
+	"sync"
+)
 
 // block is a range of addresses that are not simply hosts of the public internet.
 type block struct {
@@ -16,8 +19,9 @@ func never(s, what string) block  { return block{netip.MustParsePrefix(s), what,
 // special has the special-purpose registries of IANA (RFC 6890, RFC 8190) but for
 // the few entries that are hosts for everybody (AS112, AMT), the registry of
 // multicast, and the addresses at which clouds give out the keys of a machine. The
-// most specific entry that holds an address is the one that counts.
-func special() []block {
+// most specific entry that holds an address is the one that counts. It is read when
+// it is first needed: most starts have no network rules.
+var special = sync.OnceValue(func() []block {
 	return []block{
 		never("0.0.0.0/8", "an address of this host (Linux connects to loopback)"),
 		prefix("10.0.0.0/8", "a private address"),
@@ -35,7 +39,7 @@ func special() []block {
 		prefix("192.0.2.0/24", "an address for documentation"),
 		prefix("192.88.99.0/24", "a 6to4 relay"),
 		prefix("192.168.0.0/16", "a private address"),
-		never(standIn.String(), "where the addresses that stand for names lie"),
+		never(standIn, "where the addresses that stand for names lie"),
 		prefix("198.51.100.0/24", "an address for documentation"),
 		prefix("203.0.113.0/24", "an address for documentation"),
 		never("224.0.0.0/4", "a multicast address"),
@@ -64,13 +68,17 @@ func special() []block {
 		prefix("fec0::/10", "a private address"),
 		never("ff00::/8", "a multicast address"),
 	}
-}
+})
 
 // standIn is where the gateway takes the addresses with which it answers questions
 // for names (RFC 2544, section C.2.2: benchmarks, so no network has hosts there).
-var standIn = netip.MustParsePrefix("198.18.0.0/15")
+const standIn = "198.18.0.0/15"
 
-var nat64 = netip.MustParsePrefix("64:ff9b::/96")
+// nat64 says whether an address is of the well-known prefix 64:ff9b::/96.
+func nat64(a netip.Addr) bool {
+	b := a.As16()
+	return [12]byte(b[:12]) == [12]byte{0, 0x64, 0xff, 0x9b}
+}
 
 // forms returns the address as it is judged, and each address that a router or a
 // translator on the way may make of it: IPv4-mapped is IPv4 (RFC 4291), the
@@ -86,7 +94,7 @@ func forms(a netip.Addr) []netip.Addr {
 	}
 	b := a.As16()
 	isatap := b[8]&^2 == 0 && b[9] == 0 && b[10] == 0x5e && b[11] == 0xfe
-	if nat64.Contains(a) || isatap {
+	if nat64(a) || isatap {
 		out = append(out, netip.AddrFrom4([4]byte(b[12:])))
 	}
 	return out
@@ -94,15 +102,27 @@ func forms(a netip.Addr) []netip.Addr {
 
 // blockOf returns the most specific special block that holds a; false for a host
 // of the public internet. The well-known NAT64 prefix is judged by its other form.
-func (r *Rules) blockOf(a netip.Addr) (block, bool) {
-	if nat64.Contains(a) {
+func blockOf(a netip.Addr) (block, bool) {
+	if nat64(a) {
 		return block{}, false
 	}
 	var found block
-	for _, b := range r.special {
+	for _, b := range special() {
 		if b.Contains(a) && b.Bits() >= found.Bits() {
 			found = b
 		}
 	}
 	return found, found.IsValid()
+}
+
+// Within returns the special blocks that a rule allowing the range does not open,
+// although they lie in it, as "10.0.0.0/8 (a private address)", in order.
+func Within(p netip.Prefix) []string {
+	var out []string
+	for _, b := range special() {
+		if b.Bits() > p.Bits() && p.Contains(b.Addr()) {
+			out = append(out, b.String()+" ("+b.what+")")
+		}
+	}
+	return out
 }

@@ -46,7 +46,6 @@ type Rules struct {
 	allow, allowBelow, deny, denyBelow map[string][]rule
 	denyAll                            []rule
 	allowPrefix, denyPrefix            []rule
-	special                            []block
 }
 
 type rule struct {
@@ -64,7 +63,6 @@ func Compile(list []plan.NetRule) (*Rules, error) {
 	r := &Rules{
 		allow: map[string][]rule{}, allowBelow: map[string][]rule{},
 		deny: map[string][]rule{}, denyBelow: map[string][]rule{},
-		special: special(),
 	}
 	for _, n := range list {
 		if err := r.add(n); err != nil {
@@ -80,6 +78,9 @@ func (r *Rules) add(n plan.NetRule) error {
 	}
 	one := rule{port: uint16(n.Port), id: n.Rule, text: n.Name + n.Prefix}
 	if n.Port != 0 {
+		if strings.Contains(n.Prefix, ":") {
+			one.text = "[" + n.Prefix + "]"
+		}
 		one.text += ":" + strconv.Itoa(n.Port)
 	}
 	switch {
@@ -124,8 +125,8 @@ func (r *Rules) addPrefix(n plan.NetRule, one rule) error {
 		r.denyPrefix = append(r.denyPrefix, one)
 		return nil
 	}
-	if b, ok := r.blockOf(p.Addr()); ok && b.never && p.Bits() >= b.Bits() {
-		return fmt.Errorf("no rule can open it: %s", b.what)
+	if b, ok := blockOf(p.Addr()); ok && b.never && p.Bits() >= b.Bits() {
+		return fmt.Errorf("no rule opens %s, %s", b.Prefix, b.what)
 	}
 	r.allowPrefix = append(r.allowPrefix, one)
 	return nil
@@ -157,7 +158,7 @@ func (r *Rules) Name(name string) Verdict {
 	if v, denied := r.denied(s, 0); denied {
 		return v
 	}
-	return notAllowed(s, s)
+	return r.notAllowed(s, s)
 }
 
 // Connect says whether the inside may connect to the name at that port. Ask Dial
@@ -179,7 +180,7 @@ func (r *Rules) Connect(name string, port uint16) Verdict {
 			return allowed(what, a)
 		}
 	}
-	return notAllowed(s, what)
+	return r.notAllowed(s, what)
 }
 
 // ConnectAddr says whether the inside may connect to an address that came without
@@ -230,7 +231,7 @@ func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool)
 		return Verdict{Code: SpecialAddress, Reason: a.WithZone("").String() + " with a zone: a link-local address; no rule opens it"}
 	}
 	if r == nil {
-		r = &Rules{special: special()}
+		r = &Rules{}
 	}
 	fs := forms(a)
 	what = netip.AddrPortFrom(fs[0], port).String()
@@ -249,7 +250,7 @@ func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool)
 	var by rule
 	for i, f := range fs {
 		need, why := netip.Prefix{}, ""
-		if b, ok := r.blockOf(f); ok {
+		if b, ok := blockOf(f); ok {
 			if b.never {
 				return Verdict{Code: SpecialAddress, Reason: what + ": " + b.what + "; no rule opens it"}
 			}
@@ -352,8 +353,16 @@ func denial(what string, by rule) Verdict {
 	return Verdict{Rule: by.id, Code: Denied, Reason: what + " is denied by the rule " + by.text + ", and a denial beats every allow; to reach it, that rule has to go"}
 }
 
-func notAllowed(name, what string) Verdict {
-	return Verdict{Code: NotAllowed, Reason: what + " is not allowed by any rule; to allow it: --allow-domain " + what}
+// notAllowed names what comes near: a wildcard does not speak of the name above,
+// and a rule with a port of no other.
+func (r *Rules) notAllowed(name, what string) Verdict {
+	near := ""
+	if r != nil && len(r.allowBelow[name]) > 0 {
+		near = " (" + r.allowBelow[name][0].text + " is its subdomains only)"
+	} else if a := r.allowing(name); len(a) > 0 {
+		near = " (" + a[0].text + " is another port)"
+	}
+	return Verdict{Code: NotAllowed, Reason: what + " is not allowed by any rule" + near + "; to allow it: --allow-domain " + what}
 }
 
 func badName(err error) Verdict { return Verdict{Code: BadName, Reason: err.Error()} }

@@ -84,6 +84,30 @@ func TestConnect(t *testing.T) {
 	}
 }
 
+// The reason names the rule, or what comes near, and the flag that would do.
+func TestReasons(t *testing.T) {
+	r := compiled(t, allow("*.example.net", 443, 1), deny("bad.example.net", 0, 2))
+	for _, c := range []struct {
+		name string
+		port uint16
+		want []string
+	}{
+		{"A.example.net", 443, []string{"a.example.net:443", "by the rule *.example.net:443"}},
+		{"x.bad.example.net", 443, []string{"denied by the rule bad.example.net"}},
+		{"a.example.net", 80, []string{"*.example.net:443 is another port", "--allow-domain a.example.net:80"}},
+		{"example.net", 443, []string{"*.example.net:443 is its subdomains only", "--allow-domain example.net:443"}},
+		{"other.test", 443, []string{"not allowed by any rule; to allow it: --allow-domain other.test:443"}},
+		{"a\x1b[2J\n", 443, []string{`"a\x1b[2J\n" is not a host name`}},
+	} {
+		v := r.Connect(c.name, c.port)
+		for _, want := range c.want {
+			if !strings.Contains(v.Reason, want) {
+				t.Errorf("%q at %d: %s", c.name, c.port, v.Reason)
+			}
+		}
+	}
+}
+
 func TestNothingAllowsNothing(t *testing.T) {
 	for _, r := range []*Rules{nil, {}, compiled(t)} {
 		at := netip.MustParseAddrPort("1.1.1.1:443")
@@ -124,6 +148,7 @@ func TestDial(t *testing.T) {
 		"2001:1ff:ffff::1": SpecialAddress, "2001:200::1": Allowed, "2001:db8::1": SpecialAddress, "2002:7f00:1::": SpecialAddress, "2002:101:101::1": SpecialAddress,
 		"3fff::1": SpecialAddress, "3fff:1000::1": Allowed, "4000::1": SpecialAddress, "5f00::1": SpecialAddress, "9000::1": SpecialAddress,
 		"fc00::1": SpecialAddress, "fd00:ec2::254": SpecialAddress, "fe80::1": SpecialAddress, "fe80::1%eth0": SpecialAddress, "2606:4700::1111%1": SpecialAddress,
+		"169.254.1.1": SpecialAddress, "192.0.0.1": SpecialAddress, "200::1": SpecialAddress,
 		"fec0::1": SpecialAddress, "ff02::1": SpecialAddress,
 		"2606:4700::5efe:a00:1": SpecialAddress, "2606:4700::200:5efe:a00:1": SpecialAddress, "2606:4700::5efe:101:101": Allowed,
 	} {
@@ -132,6 +157,14 @@ func TestDial(t *testing.T) {
 			t.Errorf("%s: %+v, want %s", text, v, code)
 		}
 		if code == SpecialAddress && !strings.HasPrefix(v.Reason, "example.org leads to ") {
+			t.Errorf("%s: %s", text, v.Reason)
+		}
+	}
+	// What a person can do about it, and only what helps.
+	for text, want := range map[string]string{"10.0.0.1": "--allow-cidr 10.0.0.1/32:443", "::1": "--allow-cidr [::1/128]:443", "8.8.4.4": "this machine itself",
+		"224.0.0.1": "no rule opens it", "fe80::1": "no rule opens it", "9.9.9.9": "denied by the rule 9.9.9.0/24"} {
+		v := r.Dial("example.org", 443, netip.AddrPortFrom(netip.MustParseAddr(text), 443), own)
+		if !strings.Contains(v.Reason, want) || strings.Contains(want, "no rule") && strings.Contains(v.Reason, "--allow") {
 			t.Errorf("%s: %s", text, v.Reason)
 		}
 	}
@@ -184,6 +217,26 @@ func TestRanges(t *testing.T) {
 		{"::1/128", "[::1]:80", 0, true, Allowed},
 		{"fd00::/8", "[fd00::1]:80", 0, false, Allowed},
 		{"fd00::/8", "[fd00:ec2::254]:80", 0, false, SpecialAddress},
+		{"100.64.0.0/10", "100.64.0.1:80", 0, false, Allowed},
+		{"100.64.0.0/10", "100.100.100.200:80", 0, false, SpecialAddress},
+		{"169.0.0.0/8", "169.254.1.1:80", 0, false, SpecialAddress},
+		{"169.254.0.0/16", "169.254.170.2:80", 0, false, SpecialAddress},
+		{"169.254.0.0/16", "169.254.170.23:80", 0, false, SpecialAddress},
+		{"192.0.0.0/16", "192.0.0.1:80", 0, false, SpecialAddress},
+		{"192.0.0.0/24", "192.0.0.1:80", 0, false, Allowed},
+		{"192.0.0.0/24", "192.0.0.192:80", 0, false, SpecialAddress},
+		{"168.63.0.0/16", "168.63.129.16:80", 0, false, SpecialAddress},
+		{"240.0.0.0/4", "240.0.0.1:80", 0, false, Allowed},
+		{"240.0.0.0/4", "255.255.255.255:80", 0, false, SpecialAddress},
+		{"fd00::/8", "[fd00:ec2::23]:80", 0, false, SpecialAddress},
+		{"fd00::/8", "[fd20:ce::254]:80", 0, false, SpecialAddress},
+		{"::/3", "[64:ff9b:1::1]:80", 0, false, SpecialAddress},
+		{"::/3", "[100::1]:80", 0, false, SpecialAddress},
+		{"::/3", "[::ffff:0:101:101]:80", 0, false, SpecialAddress},
+		{"8000::/1", "[fc00::1]:80", 0, false, SpecialAddress},
+		{"8000::/1", "[fec0::1]:80", 0, false, SpecialAddress},
+		{"2001::/23", "[2001::1]:80", 0, false, SpecialAddress},
+		{"2001::/23", "[2001:1::1]:80", 0, false, Allowed},
 		{"64:ff9b::/96", "[64:ff9b::101:101]:80", 0, false, Allowed},
 		{"64:ff9b::/96", "[64:ff9b::a00:1]:80", 0, false, SpecialAddress},
 	} {

@@ -84,10 +84,11 @@ func numeric(label string) bool {
 }
 
 // punycode says whether an "xn--" label is the encoding of what it decodes to, and
-// that is a label beyond ASCII: otherwise two spellings would be one name.
+// that is a label beyond ASCII: otherwise two spellings would be one name. Of labels
+// that decode at all none is known that does not come back; it is asked all the same.
 func punycode(label string) bool {
 	decoded, err := idna.Lookup.ToUnicode(label)
-	if err != nil || decoded == label || strings.Contains(decoded, ".") {
+	if err != nil {
 		return false
 	}
 	again, err := idna.Lookup.ToASCII(decoded)
