@@ -67,8 +67,8 @@ func policyFlags(f *flags, o *flow.Options) {
 	f.each(&o.DenyRead, "deny-read", "PATH", "can't be read", "file")
 	f.each(&o.DenyWrite, "deny-write", "PATH", "can't be written", "file")
 	f.each(&o.Env, "env", "NAME[=VALUE]", "pass or set a variable")
-	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to")
-	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR:PORT", "may be connected to")
+	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to, at its public addresses")
+	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR[:PORT]", "addresses that may be connected to")
 }
 
 func checkTimeout(s string) error {

@@ -21,7 +21,11 @@ func planText(p *plan.Plan) string {
 	row("program", "%s", report.Quote(p.Program))
 	row("boundary", "%s", report.Plain(p.Boundary))
 	row("workspace", "%s", report.Quote(p.Workspace))
-	row("network", "%s", report.Plain(p.Network.Mode))
+	network := p.Network.Mode
+	if p.Network.Mechanism != "" {
+		network += " by " + p.Network.Mechanism + ": what no rule allows is denied"
+	}
+	row("network", "%s", report.Plain(network))
 	row("identity", "%s (uid %d, gid %d), home %s", report.Plain(p.Identity.User), p.Identity.UID, p.Identity.GID, report.Quote(p.Identity.Home))
 	if len(p.Profiles) > 0 {
 		row("profiles", "%s", report.Plain(strings.Join(p.Profiles, ", ")))

@@ -49,6 +49,7 @@ const (
 	Denied   Kind = "denied"    // something was refused
 	SetAside Kind = "set-aside" // a guarded name appeared and was moved away
 	LimitHit Kind = "limit"     // a ceiling was reached
+	Network  Kind = "network"   // a connection to the outside was opened, ended, or failed
 	Notice   Kind = "notice"    // told to the person, nothing refused
 	Entered  Kind = "entered"   // exec into the session
 	Exit     Kind = "exit"      // the command ended

@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary/native"
+	"cofferdam/internal/host"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
@@ -213,6 +214,13 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	facts, err := gather(at, eff)
 	if err != nil {
 		return nil, err
+	}
+	if access == "connect" && needsGateway(eff) {
+		state, err := stateDir(c.Environ)
+		if err != nil {
+			return nil, err
+		}
+		tryOnce(ctx, realDir(state), &facts, host.Nftables)
 	}
 	if access == "read" || access == "write" {
 		if rest, ok := strings.CutPrefix(subject, "~/"); ok {

@@ -13,12 +13,6 @@ import (
 // flagDocument makes a policy of the command line. It goes through the same
 // reader as a file, so that the same things are refused in the same words.
 func flagDocument(o Options, p place) (*policy.Document, error) {
-	if len(o.AllowDomains) > 0 || len(o.AllowCIDRs) > 0 {
-		return nil, &UsageError{
-			Text: "--allow-domain and --allow-cidr need the network gateway, which this version does not have: nothing outside can be reached",
-			Hint: "leave the flag out to run without a network",
-		}
-	}
 	paths := func(list []string) []string {
 		var out []string
 		for _, s := range list {
@@ -38,6 +32,16 @@ func flagDocument(o Options, p place) (*policy.Document, error) {
 	}
 	if len(fs) > 0 {
 		doc["filesystem"] = fs
+	}
+	net := map[string]any{}
+	if len(o.AllowDomains) > 0 {
+		net["allowedDomains"] = o.AllowDomains
+	}
+	if len(o.AllowCIDRs) > 0 {
+		net["allowedCIDRs"] = o.AllowCIDRs
+	}
+	if len(net) > 0 {
+		doc["network"] = net
 	}
 	if len(o.Env) > 0 {
 		allow, set := []string{}, map[string]string{}

@@ -15,7 +15,7 @@ type Options struct {
 	AllowRead, AllowWrite, DenyRead, DenyWrite []string
 	Env                                        []string // NAME or NAME=VALUE
 	AllowDomains                               []string // NAME[:PORT]
-	AllowCIDRs                                 []string // CIDR:PORT
+	AllowCIDRs                                 []string // CIDR[:PORT]
 	AllowRoot                                  bool
 
 	Unattended bool

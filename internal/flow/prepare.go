@@ -31,8 +31,9 @@ type prepared struct {
 	state  string // the product's directory for state
 }
 
-// prepare goes from what was asked to the plan. It changes nothing on the machine
-// and reads no file that the policy does not name.
+// prepare goes from what was asked to the plan. It changes nothing on the machine,
+// but that it remembers a trial (tryOnce), and reads no file that the policy does not
+// name.
 func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	p := &prepared{}
 	var err error
@@ -55,6 +56,9 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	}
 	if needsGroup(p.policy, p.facts.UID) {
 		probe.Try(ctx, &p.facts, host.CgroupV2, host.CgroupV1)
+	}
+	if needsGateway(p.policy) {
+		tryOnce(ctx, p.state, &p.facts, host.Nftables)
 	}
 	program, err := findProgram(o.Command, c, place)
 	if err != nil {
@@ -288,6 +292,7 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 			}
 		}
 	}
+	literal = append(literal, compile.ResolverFiles...)
 	for _, g := range eff.Guards {
 		patterns = append(patterns, g.Pattern)
 	}

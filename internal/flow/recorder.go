@@ -1,6 +1,7 @@
 package flow
 
 import (
+	"errors"
 	"io"
 	"os"
 	"sync"
@@ -65,12 +66,15 @@ func (r *recorder) write(e event.Event) error {
 	return nil
 }
 
-// add stores an event that comes from inside.
-func (r *recorder) add(e event.Event) {
+// errNoRecord: there is no record yet, or no more.
+var errNoRecord = errors.New("there is no record to write to")
+
+// add stores an event that comes from inside. An error has been seen to (fatal).
+func (r *recorder) add(e event.Event) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.writer == nil {
-		return
+		return errNoRecord
 	}
 	var out event.Event
 	var err error
@@ -89,6 +93,7 @@ func (r *recorder) add(e event.Event) {
 		r.stop = make(chan struct{})
 		go r.tick(r.stop)
 	}
+	return err
 }
 
 // tick asks the coalescer once a second for what it holds back, from the first

@@ -18,6 +18,7 @@ import (
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/boundary/native"
 	"cofferdam/internal/event"
+	"cofferdam/internal/gateway"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -96,6 +97,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		}
 		return nil
 	}
+	streams.Gateway = r.serveNetwork
 	starting, stopWaiting := supervise.Interruptible(ctx)
 	running, err := b.Start(starting, p.plan, streams, r.denied)
 	stopWaiting()
@@ -165,6 +167,7 @@ type run struct {
 	baseline *workspace.Baseline
 	watcher  *workspace.Watcher
 	server   *session.Server
+	gateway  *gateway.Gateway
 	guests   struct {
 		sync.Mutex
 		pids []int
@@ -193,7 +196,7 @@ func (r *run) open(ctx context.Context) error {
 	// From now on a name that appears is set aside within moments; the sweep
 	// at the end does not depend on it.
 	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
-		r.recorder.add(event.Event{Kind: event.Notice, Detail: "new names in the workspace were looked for at the end only: " + err.Error()})
+		_ = r.recorder.add(event.Event{Kind: event.Notice, Detail: "new names in the workspace were looked for at the end only: " + err.Error()})
 	}
 	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
 }
@@ -222,14 +225,14 @@ func (r *run) attend(running boundary.Running) error {
 // denied records what the boundary refused; it may be called from the start on.
 func (r *run) denied(d boundary.Denial) {
 	if d.Limit != "" {
-		r.recorder.add(event.Event{Kind: event.LimitHit, Subject: d.Limit, Detail: d.Reason})
+		_ = r.recorder.add(event.Event{Kind: event.LimitHit, Subject: d.Limit, Detail: d.Reason})
 		return
 	}
 	e := event.Event{Kind: event.Denied, Action: d.Action, Subject: d.Subject, PID: d.PID, Process: d.Process, Reason: d.Reason, Access: "syscall"}
 	if rule, ok := r.plan.Rule(d.Rule); ok {
 		e.Rule, e.Origin, e.Access = rule.Text, Place(rule.Origin), "read"
 	}
-	r.recorder.add(e)
+	_ = r.recorder.add(e)
 }
 
 // entrance remembers the process that brings a command in; entered lists them.
@@ -246,7 +249,7 @@ func (r *run) entered() []int {
 }
 
 func (r *run) limitHit(h supervise.Hit) {
-	r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: plan.Amount(h.Seen, h.Limit.Unit) + " of " + plan.Amount(h.Limit.Value, h.Limit.Unit)})
+	_ = r.recorder.add(event.Event{Kind: event.LimitHit, Subject: h.Limit.Name, Detail: plan.Amount(h.Seen, h.Limit.Unit) + " of " + plan.Amount(h.Limit.Value, h.Limit.Unit)})
 }
 
 func (r *run) setAside(m workspace.Aside) {
@@ -254,7 +257,7 @@ func (r *run) setAside(m workspace.Aside) {
 	if rule, ok := r.plan.Rule(m.Rule); ok {
 		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
 	}
-	r.recorder.add(e)
+	_ = r.recorder.add(e)
 }
 
 // sweep looks for guarded names that have appeared, after everything inside is
@@ -274,13 +277,13 @@ func (r *run) sweep() error {
 		r.setAside(m)
 	}
 	for _, c := range rep.Changed {
-		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: c.What})
+		_ = r.recorder.add(event.Event{Kind: event.Notice, Subject: string(c.Path), Detail: c.What})
 	}
 	for _, u := range rep.Unusual {
-		r.recorder.add(event.Event{Kind: event.Notice, Subject: string(u.Path), Detail: u.What})
+		_ = r.recorder.add(event.Event{Kind: event.Notice, Subject: string(u.Path), Detail: u.What})
 	}
 	if n := rep.UnusualMore; n > 0 {
-		r.recorder.add(event.Event{Kind: event.Notice, Detail: fmt.Sprintf("%d more set-user-ID files and symlinks that lead out of the workspace have appeared", n)})
+		_ = r.recorder.add(event.Event{Kind: event.Notice, Detail: fmt.Sprintf("%d more set-user-ID files and symlinks that lead out of the workspace have appeared", n)})
 	}
 	var replaced *workspace.ReplacedError
 	if errors.As(err, &replaced) {
@@ -340,6 +343,7 @@ func held(p *plan.Plan) func(rel string) bool {
 
 // finish ends a run whose command has ended.
 func (r *run) finish(result supervise.Result) (int, error) {
+	r.closeGateway()
 	sweepErr := r.sweep()
 	status, own := result.Status()
 	e := event.Event{Kind: event.Exit, Status: status, Detail: string(result.Reason)}
@@ -379,6 +383,7 @@ func (r *run) failed(err error) error {
 	if r.session == nil {
 		return err
 	}
+	r.closeGateway()
 	// What is left in the workspace is told too, whatever it was that failed.
 	if unswept := r.sweep(); unswept != nil {
 		err = errors.Join(err, unswept)
@@ -392,6 +397,7 @@ func (r *run) failed(err error) error {
 }
 
 func (r *run) close() {
+	r.closeGateway()
 	if r.watcher != nil {
 		_, _ = r.watcher.Stop()
 	}
@@ -493,7 +499,7 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 		case r.Mechanism == "net-namespace":
 			if !network {
 				network = true
-				c.tell("nothing outside can be reached: this version has no gateway, so "+r.Text+" and its like give nothing", Place(r.Origin), "")
+				c.tell("nothing outside can be reached, so "+r.Text+" and its like give nothing: "+r.Note, Place(r.Origin), "")
 			}
 		default:
 			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")

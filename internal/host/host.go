@@ -40,6 +40,7 @@ const (
 	CgroupV2       = "cgroup-v2"      // a delegated, writable cgroup v2 subtree
 	CgroupV1       = "cgroup-v1"      // writable v1 hierarchies (real root)
 	ClonePidfd     = "pidfd"
+	Nftables       = "nftables" // redirect rules in a network namespace of our own
 )
 
 // Path is what is known of one host path that the policy names. Paths are

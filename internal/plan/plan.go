@@ -62,6 +62,8 @@ const (
 	Dev     MountKind = "dev"     // minimal /dev with its own devpts
 	Dir     MountKind = "dir"     // empty directory in the root skeleton
 	Symlink MountKind = "symlink" // Source is the link text
+	// File is a small file with Content, over the one that is at Target.
+	File MountKind = "file"
 	// Pin is a bind of Target onto itself: a mount point can be neither renamed
 	// nor removed. Without Write what is below is read-only too.
 	Pin MountKind = "pin"
@@ -73,9 +75,10 @@ const (
 // Mount is one entry of the file tree inside. Entries are in order: a parent
 // comes before what lies in it.
 type Mount struct {
-	Kind   MountKind `json:"kind"`
-	Target string    `json:"target"` // absolute and clean, as seen inside
-	Source string    `json:"source,omitempty"`
+	Kind    MountKind `json:"kind"`
+	Target  string    `json:"target"` // absolute and clean, as seen inside
+	Source  string    `json:"source,omitempty"`
+	Content string    `json:"content,omitempty"` // of a File
 	// Write is whether the inside may write through this mount.
 	Write bool `json:"write,omitempty"`
 	// Directory says whether a bind or mask is a directory.

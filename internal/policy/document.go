@@ -43,8 +43,8 @@ type Document struct {
 	Filesystem Filesystem `json:"filesystem,omitzero"`
 	// Files and variables that hold secrets.
 	Credentials Credentials `json:"credentials,omitzero"`
-	// Where the command can connect to. Nowhere, in this version: the rules
-	// are checked and shown, and take effect when the gateway is there.
+	// Where the command can connect to: nowhere, but for what is allowed here.
+	// A denial beats every allow.
 	Network Network `json:"network,omitzero"`
 	// Which environment variables the command gets. The default is a short
 	// list of harmless ones.
@@ -105,12 +105,15 @@ type CredentialVar struct {
 // Network has the rules for connections.
 type Network struct {
 	// Hosts that may be reached: "example.org", "*.example.org" (subdomains
-	// only), an address, each with an optional ":PORT".
+	// only), an address, each with an optional ":PORT"; without one, every port.
+	// A name gives its public addresses; any other also needs allowedCIDRs.
 	AllowedDomains []Val[string] `json:"allowedDomains,omitempty" is:"domain"`
 	// Hosts that may not be reached, with their subdomains; "*" is every host.
 	DeniedDomains []Val[string] `json:"deniedDomains,omitempty" is:"domainDeny"`
 	// Address ranges that may be reached: "10.1.0.0/16", "10.1.2.3/32:5432",
-	// "[fd00::/8]:443".
+	// "[fd00::/8]:443". A private or otherwise special address is reached if a
+	// range lies within its kind, this machine's own and a cloud's metadata
+	// service if a range is that one address.
 	AllowedCIDRs []Val[string] `json:"allowedCIDRs,omitempty" is:"cidr"`
 }
 

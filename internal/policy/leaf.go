@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"net/netip"
@@ -13,7 +14,9 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"cofferdam/internal/gateway/decide"
 	"cofferdam/internal/glob"
+	"cofferdam/internal/plan"
 )
 
 // leaf is what a value of a document may be. The schema is made of the same
@@ -47,8 +50,8 @@ const (
 )
 
 // sharedSuffixes are names below which strangers have their hosts: a wildcard
-// there would be a wildcard over the internet. The full public suffix list is
-// a megabyte that changes weekly; these are the ones a person would write.
+// there would be a wildcard over the internet. publicSuffix knows them all; these,
+// which a person would write, are those of which the schema warns in an editor.
 var sharedSuffixes = []string{
 	"co.uk", "org.uk", "ac.uk", "gov.uk", "com.au", "net.au", "org.au", "co.jp", "co.nz", "com.br", "co.in", "co.za", "co.kr",
 	"com.cn", "com.tr", "com.mx", "github.io", "gitlab.io", "pages.dev", "workers.dev", "vercel.app", "netlify.app",
@@ -138,7 +141,7 @@ var leaves = map[string]leaf{
 	"domain": {
 		match:   lazily(`^((\*\.)?` + namePattern + `|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`),
 		not:     wildSuffixes(),
-		check:   checkDomain,
+		check:   checkAllowed,
 		refusal: "would take in hosts of strangers",
 	},
 	"domainDeny": {
@@ -365,6 +368,35 @@ func checkDomain(s string) (text, hint string) {
 	if h.Addr.IsValid() && strings.HasPrefix(s, "*.") {
 		return "a wildcard over an address", "address ranges go to allowedCIDRs"
 	}
+	if h.Name != "" {
+		if _, err := decide.Canonical(h.Name); err != nil {
+			return err.Error(), "write it as it stands in the DNS"
+		}
+	}
+	return "", ""
+}
+
+// checkAllowed is for hosts that a rule allows: no wildcard over strangers' hosts,
+// no address that can't be opened.
+func checkAllowed(s string) (text, hint string) {
+	if text, hint = checkDomain(s); text != "" {
+		return text, hint
+	}
+	h := splitHost(s)
+	switch {
+	case h.Wild && publicSuffix(h.Name):
+		return quote(s) + " would take in hosts of strangers", "name what is needed"
+	case h.Addr.IsValid():
+		return checkOpens(s, netip.PrefixFrom(h.Addr, h.Addr.BitLen()))
+	}
+	return "", ""
+}
+
+// checkOpens refuses a range that no rule can open.
+func checkOpens(s string, p netip.Prefix) (text, hint string) {
+	if _, err := decide.Compile([]plan.NetRule{{Allow: true, Prefix: p.String()}}); err != nil {
+		return quote(s) + " can't be allowed: " + errors.Unwrap(err).Error(), "name the addresses of the host itself"
+	}
 	return "", ""
 }
 
@@ -400,7 +432,7 @@ func checkCIDR(s string) (text, hint string) {
 	if p != p.Masked() {
 		return fmt.Sprintf("%s has bits behind the prefix", quote(s)), "write " + p.Masked().String()
 	}
-	return "", ""
+	return checkOpens(s, p)
 }
 
 // parseDuration reads "1h30m", "2.5h", "1d".

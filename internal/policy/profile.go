@@ -23,7 +23,7 @@ type profile struct {
 	read    []string // may be read, if there
 	env     []string // come in
 	set     [][2]string
-	domains []string // what it talks to, for the gateway
+	domains []string // what it talks to, at port 443
 	seed    []Seed
 }
 
@@ -158,7 +158,8 @@ func (l *loader) profile(name string) {
 		e.Env = append(e.Env, EnvRule{EnvSet, kv[0], kv[1], at("environment")})
 	}
 	for _, d := range p.domains {
-		e.Net = append(e.Net, NetRule{"allowedDomains", d, at("network")})
+		// Without TLS nobody could check whom the key is sent to.
+		e.Net = append(e.Net, NetRule{"allowedDomains", d + ":443", at("network")})
 	}
 	e.Seeds = append(e.Seeds, p.seed...)
 }

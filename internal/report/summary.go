@@ -3,6 +3,8 @@ package report
 import (
 	"fmt"
 	"io"
+	"net/netip"
+	"strconv"
 	"strings"
 	"time"
 
@@ -146,6 +148,13 @@ func allow(e event.Event) string {
 	case "env":
 		return "--env " + Shell(e.Subject)
 	case "connect":
+		if a, err := netip.ParseAddrPort(e.Subject); err == nil {
+			bits := strconv.Itoa(a.Addr().BitLen())
+			if a.Addr().Is6() {
+				return "--allow-cidr [" + a.Addr().String() + "/" + bits + "]:" + strconv.Itoa(int(a.Port()))
+			}
+			return "--allow-cidr " + a.Addr().String() + "/" + bits + ":" + strconv.Itoa(int(a.Port()))
+		}
 		return "--allow-domain " + Shell(e.Subject)
 	}
 	return ""

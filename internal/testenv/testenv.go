@@ -114,9 +114,10 @@ const (
 	SeccompNotify  Need = "seccomp-notify"
 	IA32           Need = "ia32"
 	AMD64          Need = "amd64"
+	Nftables       Need = "nftables"
 )
 
-var needs = []Need{UserNamespaces, Fuse, Root, CgroupV1, CgroupV2, Agents, Toolchains, Bubblewrap, Git, Seccomp, SeccompNotify, IA32, AMD64}
+var needs = []Need{UserNamespaces, Fuse, Root, CgroupV1, CgroupV2, Agents, Toolchains, Bubblewrap, Git, Seccomp, SeccompNotify, IA32, AMD64, Nftables}
 
 // required says whether REQUIRE lists the need. A name in it that nobody skips for
 // is an error: misspelt, it would hide a skip.

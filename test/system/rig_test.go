@@ -23,6 +23,7 @@ const rigged = "rigged"
 // in which the helper may do such things.
 type rigging struct {
 	Empty  []string  // directories over which an empty tmpfs is mounted
+	Hosts  string    // what /etc/hosts says
 	Small  string    // a directory over which a full tmpfs is mounted
 	Root   bool      // be user 0
 	Limits []string  // files of /proc/sys/user that are set to 0
@@ -40,7 +41,7 @@ type refusal struct {
 }
 
 func (r rigging) namespace() bool {
-	return len(r.Empty) > 0 || r.Small != "" || r.Root || len(r.Limits) > 0 || r.Proc != nil
+	return len(r.Empty) > 0 || r.Hosts != "" || r.Small != "" || r.Root || len(r.Limits) > 0 || r.Proc != nil
 }
 
 // rigged runs a command in a rigging.
@@ -107,6 +108,18 @@ func (r rigging) apply() error {
 	for _, dir := range r.Empty {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=1777"); err != nil {
 			return fmt.Errorf("mount on %s: %w", dir, err)
+		}
+	}
+	if r.Hosts != "" {
+		// A file of a tmpfs: the temporary directory may be one that goes away.
+		if err := unix.Mount("tmpfs", "/mnt", "tmpfs", 0, "mode=755"); err != nil {
+			return fmt.Errorf("mount on /mnt: %w", err)
+		}
+		if err := os.WriteFile("/mnt/hosts", []byte(r.Hosts), 0o644); err != nil {
+			return err
+		}
+		if err := unix.Mount("/mnt/hosts", "/etc/hosts", "", unix.MS_BIND, ""); err != nil {
+			return fmt.Errorf("mount on /etc/hosts: %w", err)
 		}
 	}
 	if r.Small != "" {

@@ -273,6 +273,21 @@ var acts = []act{
 
 	// Network.
 	{name: "reach a server on the host's loopback", do: dials("tcp", func(w *World) string { return w.TCP })},
+	{name: "reach a server on the host's own address", do: dials("tcp", func(w *World) string { return w.Own })},
+	{name: "reach a UDP server on the host", do: func(w *World) error {
+		answer, err := talk(net.Dialer{}, "udp", w.UDP)
+		if err == nil && answer != w.Secret {
+			err = errors.New("another answer")
+		}
+		return err
+	}},
+	{name: "see another interface than loopback", do: func(*World) error {
+		list, err := net.Interfaces()
+		if err == nil && len(list) == 1 && list[0].Flags&net.FlagLoopback != 0 {
+			err = errors.New("loopback only")
+		}
+		return err
+	}},
 	{name: "reach an abstract socket of the host", do: dials("unix", func(w *World) string { return w.Abstract })},
 
 	// Processes and kernel.
@@ -300,6 +315,10 @@ var acts = []act{
 	{name: "type into a terminal", do: refusedCall(syscall.SYS_IOCTL, ^uintptr(0), 0x5412, 0)},                     // TIOCSTI
 	{name: "type into a terminal, high bits set", do: refusedCall(syscall.SYS_IOCTL, ^uintptr(0), 0x100005412, 0)}, // CVE-2019-10063
 	{name: "open a packet socket", do: refusedCall(syscall.SYS_SOCKET, syscall.AF_PACKET, ^uintptr(0), 0)},
+	// No kernel has this protocol: without the filter that is what it says.
+	{name: "open a raw socket", do: refusedCall(syscall.SYS_SOCKET, syscall.AF_INET, syscall.SOCK_RAW, 999)},
+	{name: "open a raw socket for IPv6", do: refusedCall(syscall.SYS_SOCKET, syscall.AF_INET6, syscall.SOCK_RAW, 999)},
+	{name: "open a netlink socket of the packet filter", do: refusedCall(syscall.SYS_SOCKET, syscall.AF_NETLINK, syscall.SOCK_RAW, syscall.NETLINK_NETFILTER)},
 	{name: "use a System V segment of the host", do: shmAttach},
 	{name: "make a user namespace", do: func(*World) error {
 		cmd := exec.Command("/bin/true")

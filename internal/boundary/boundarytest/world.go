@@ -7,6 +7,7 @@ package boundarytest
 import (
 	"encoding/json"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"net"
 	"os"
@@ -29,6 +30,8 @@ type World struct {
 	Bin       string // directory with the test binary, readable
 
 	TCP      string // address of a listener on the host's loopback
+	UDP      string // the same for UDP; it answers each packet
+	Own      string // address of a listener on an address of the host itself
 	Abstract string // name of an abstract unix socket of the host
 	Socket   string // path of a unix socket in ReadOnly
 	Fifo     string // path of a fifo in ReadOnly, with a reader
@@ -47,6 +50,9 @@ const (
 // Main is for TestMain, before anything else: it does one act if this process
 // was started for it, and says so.
 func Main() (done bool, code int) {
+	if text := os.Getenv(variableAsk); text != "" {
+		return true, askAll(text)
+	}
 	name := os.Getenv(variableAct)
 	if name == "" {
 		return false, 0
@@ -127,11 +133,40 @@ func (w *World) listen(t testing.TB) {
 		return l
 	}
 	w.TCP = serve("tcp", "127.0.0.1:0").Addr().String()
-	w.Abstract = "@boundarytest-" + filepath.Base(filepath.Dir(w.Home)) + fmt.Sprint(os.Getpid())
+	w.Own = serve("tcp", net.JoinHostPort(ownAddress(), "0")).Addr().String()
+	u, err := net.ListenPacket("udp", "127.0.0.1:0")
+	check(t, err)
+	t.Cleanup(func() { u.Close() })
+	w.UDP = u.LocalAddr().String()
+	go func() {
+		for {
+			_, from, err := u.ReadFrom(make([]byte, 1))
+			if err != nil {
+				return
+			}
+			_, _ = u.WriteTo([]byte(w.Secret), from)
+		}
+	}()
+	// A test may have several worlds, and the name must be short.
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(w.Home))
+	w.Abstract = fmt.Sprintf("@boundarytest-%x-%d", h.Sum64(), os.Getpid())
 	serve("unix", w.Abstract)
 	w.Socket = w.ReadOnly + "/s"
 	serve("unix", w.Socket)
 	w.hostThings(t)
+}
+
+// ownAddress is one of the host that others can send to; without any, one that is not
+// the usual one of loopback.
+func ownAddress() string {
+	list, _ := net.InterfaceAddrs()
+	for _, a := range list {
+		if n, ok := a.(*net.IPNet); ok && n.IP.To4() != nil && n.IP.IsGlobalUnicast() {
+			return n.IP.String()
+		}
+	}
+	return "127.0.0.2"
 }
 
 func check(t testing.TB, err error) {

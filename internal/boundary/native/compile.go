@@ -40,8 +40,9 @@ type descriptors struct {
 	in, out, err                            int
 }
 
-// program writes the plan down. It is a pure function of its arguments.
-func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, error) {
+// program writes the plan down, with net the calls that make its network. It is a
+// pure function of its arguments.
+func program(p *plan.Plan, s boundary.Streams, fd descriptors, net []call.Call) (*stage.Program, error) {
 	prog := &stage.Program{Init: true, First: make([]call.Call, 0, 512)}
 	add := func(list ...call.Call) { prog.First = append(prog.First, list...) }
 
@@ -61,7 +62,7 @@ func program(p *plan.Plan, s boundary.Streams, fd descriptors) (*stage.Program, 
 	add(process.Namespaces()...)
 	add(process.Send(tagNamespaces, process.NamespaceSlots()...))
 	add(identity.Hostname(p.Identity.Hostname))
-	add(netns.LoopbackUp()...)
+	add(net...)
 
 	tree, err := fileTree(p)
 	if err != nil {
@@ -169,7 +170,7 @@ func whole(p *plan.Plan) error {
 		list = append(list, v.Name, v.Value)
 	}
 	for _, m := range p.Mounts {
-		list = append(list, m.Source, m.Target)
+		list = append(list, m.Source, m.Target, m.Content)
 	}
 	for _, s := range list {
 		if strings.ContainsRune(s, 0) {
@@ -277,6 +278,8 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 			t.add(mount.Tmpfs(m.Target, 1<<20, 4096, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Tree)...)
 			t.add(mount.Attach("attach", call.Root, call.Tree, m.Target)...)
 			seal = append(seal, m.Target)
+		case plan.File:
+			t.add(mount.From("mount a file on", call.Masks, fileName(m.Target), call.Root, m.Target, mount.ReadOnly|mount.NoSUID|mount.NoDev|mount.NoExec)...)
 		case plan.Mask:
 			t.mask(m)
 		case plan.Proc:
@@ -362,6 +365,14 @@ func (t *tree) stage(p *plan.Plan) {
 	t.add(mount.File(call.Masks, "file", 0), mount.Chmod(call.Masks, "file", 0))
 	t.add(mount.Dir(call.Masks, "dir", 0), mount.Chmod(call.Masks, "dir", 0))
 
+	for _, m := range p.Mounts {
+		if m.Kind == plan.File {
+			name := fileName(m.Target)
+			t.add(mount.File(call.Masks, name, 0o600))
+			t.add(call.Write("mounts", call.Masks, name, m.Content)...)
+			t.add(mount.Chmod(call.Masks, name, 0o444))
+		}
+	}
 	masks := slices.ContainsFunc(p.Mounts, func(m plan.Mount) bool { return m.Kind == plan.Mask })
 	if t.fuse = masks && p.FuseMasks; t.fuse {
 		t.add(mount.Dir(call.Masks, "fuse", 0o755))
@@ -397,6 +408,8 @@ func fuseOptions(p *plan.Plan) []mount.Option {
 	}
 	return out
 }
+
+func fileName(target string) string { return "file" + strings.ReplaceAll(target, "/", "-") }
 
 func scratchName(target string) string {
 	return strings.ReplaceAll(strings.Trim(target, "/"), "/", "-")
@@ -445,6 +458,9 @@ func kernelKnobs(p *plan.Plan) []call.Call {
 	// over new mount and network namespaces, the larger half of the kernel's
 	// attack surface (user_namespaces(7), /proc/sys/user).
 	list = append(list, call.Write("kernel", call.Root, "proc/sys/user/max_user_namespaces", "0")...)
+	if p.Network.Mode == "gateway" {
+		list = append(list, netns.NoEcho(call.Root)...)
+	}
 	if l, ok := p.Limit("processes"); ok && l.Mechanism == "pid_max" {
 		list = append(list, call.Write("limits", call.Root, "proc/sys/kernel/pid_max", fmt.Sprint(l.Value))...)
 	}

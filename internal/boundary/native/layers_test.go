@@ -309,7 +309,7 @@ func TestPidOneHoldsNothing(t *testing.T) {
 func TestCapabilitiesGoBeforeTheFork(t *testing.T) {
 	w := boundarytest.New(t)
 	fd := descriptors{gate: -1, in: -1, out: -1, err: -1}
-	started, err := program(w.Plan("/bin/true"), boundary.Streams{}, fd)
+	started, err := program(w.Plan("/bin/true"), boundary.Streams{}, fd, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

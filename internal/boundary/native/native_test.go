@@ -41,6 +41,10 @@ func TestSuite(t *testing.T) {
 		}
 		boundarytest.Run(t, Boundary{}, func(p *plan.Plan) { p.FuseMasks, p.SeccompNotify = true, true })
 	})
+	t.Run("gateway", func(t *testing.T) {
+		nftables(t)
+		boundarytest.Run(t, boundarytest.WithGateway(Boundary{}), func(*plan.Plan) {})
+	})
 }
 
 // No string of a plan makes a panic, or is cut short.
@@ -57,7 +61,7 @@ func TestNULIsRefused(t *testing.T) {
 	} {
 		p := w.Plan("/bin/true")
 		spoil(p)
-		if _, err := program(p, boundary.Streams{}, descriptors{}); err == nil {
+		if _, err := program(p, boundary.Streams{}, descriptors{}, nil); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
@@ -132,13 +136,17 @@ func TestNothingEnteredIsLeft(t *testing.T) {
 
 // BenchmarkStart is the whole of a boundary around /bin/true, by what it reports.
 func BenchmarkStart(b *testing.B) {
-	for _, kind := range []string{"plain", "notify", "fuse", "both"} {
+	for _, kind := range []string{"plain", "notify", "fuse", "both", "gateway"} {
 		b.Run(kind, func(b *testing.B) {
 			w := boundarytest.New(b)
 			p := w.Plan("/bin/true")
 			p.SeccompNotify = kind == "notify" || kind == "both"
 			p.FuseMasks = kind == "fuse" || kind == "both"
 			s := boundary.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+			if kind == "gateway" {
+				p.Network = plan.Network{Mode: "gateway", Mechanism: "nft-redirect"}
+				s.Gateway = drop
+			}
 			for b.Loop() {
 				r, err := Boundary{}.Start(b.Context(), p, s, nil)
 				if err != nil {

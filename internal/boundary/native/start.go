@@ -1,6 +1,7 @@
 package native
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -17,6 +18,7 @@ import (
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/linux/call"
 	"cofferdam/internal/linux/fusemask"
+	"cofferdam/internal/linux/netns"
 	"cofferdam/internal/linux/process"
 	"cofferdam/internal/linux/seccomp"
 	"cofferdam/internal/plan"
@@ -40,6 +42,18 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	calls, net, err := networkOf(p)
+	if err != nil {
+		return nil, err
+	}
+	return b.launch(ctx, p, s, denied, calls, net)
+}
+
+// launch is Start with the network as calls.
+func (b Boundary) launch(ctx context.Context, p *plan.Plan, s boundary.Streams, denied func(boundary.Denial), calls []call.Call, net *network) (boundary.Running, error) {
+	if net != nil && s.Gateway == nil {
+		return nil, errors.New("nobody serves the gateway of the plan's network")
+	}
 	if err := prepareHome(p); err != nil {
 		return nil, err
 	}
@@ -47,8 +61,8 @@ func (b Boundary) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 	if err != nil {
 		return nil, err
 	}
-	r := &running{plan: p, denied: serial(denied), group: group, inner: true}
-	err = r.start(ctx, b.limit(), s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd) })
+	r := &running{plan: p, denied: serial(denied), group: group, net: net, inner: true}
+	err = r.start(ctx, b.limit(), s, process.AllNamespaces, func(fd descriptors) (*stage.Program, error) { return program(p, s, fd, calls) })
 	if err != nil {
 		group.remove()
 		return nil, b.explain(err)
@@ -97,6 +111,13 @@ func (b Boundary) limit() time.Duration {
 // explain turns what a child reported into the errors of the contract.
 func (b Boundary) explain(err error) error {
 	var f *stage.Failure
+	if r, ok := errors.AsType[*netns.Refused](err); ok {
+		e := &boundary.SetupError{Stage: r.Stage, Op: r.Op, Errno: r.Errno}
+		if b.Remedy != nil {
+			e.Remedy = b.Remedy(e.Stage, e.Op, e.Errno)
+		}
+		return e
+	}
 	if !errors.As(err, &f) {
 		return err
 	}
@@ -134,6 +155,8 @@ type running struct {
 	inner  bool // pid is pid 1 of its own namespace
 	// handOver passes the listener of a command that entered on to the owner.
 	handOver func(listener *os.File) error
+
+	net *network // nil if it has no gateway
 
 	pid        int
 	terminal   *os.File
@@ -225,7 +248,11 @@ func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Str
 	// What the child sends has to be served while it goes on: it waits for
 	// an answer of the masks' server.
 	received := make(chan error, 1)
-	go func() { received <- r.receive(channel) }()
+	go func() {
+		err := r.receive(channel)
+		r.net.end(cmp.Or(err, errors.New("network: the boundary ended before it stood")))
+		received <- err
+	}()
 
 	setup, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -239,6 +266,7 @@ func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Str
 	theirs = nil
 	if r.pid == 0 {
 		<-received
+		r.net.close()
 		return err
 	}
 	mine = nil
@@ -250,6 +278,9 @@ func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Str
 	begun := err == nil && prog.Begun()
 	if begun {
 		err = r.group.attach(r.pid)
+		if err == nil {
+			err = r.net.give(setup, s.Gateway)
+		}
 		if err == nil && s.Ready != nil {
 			err = s.Ready()
 		}
@@ -275,6 +306,7 @@ func (r *running) start(ctx context.Context, limit time.Duration, s boundary.Str
 	if rerr := <-received; result == nil {
 		result = rerr
 	}
+	r.net.close()
 	if err != nil && !stuck {
 		result = err
 	}
@@ -344,6 +376,9 @@ func (r *running) receive(channel *os.File) error {
 		}
 		if n == 0 {
 			return nil
+		}
+		if r.net.take(buf[0], fds) {
+			continue
 		}
 		switch buf[0] {
 		case tagNamespaces:

@@ -4,7 +4,9 @@ package probe
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -14,6 +16,7 @@ import (
 
 	"cofferdam/internal/host"
 	"cofferdam/internal/linux/fusemask"
+	"cofferdam/internal/linux/netns"
 
 	"golang.org/x/sys/unix"
 )
@@ -76,6 +79,7 @@ var trials = []trial{
 	// a user namespace. Nobody may not.
 	{host.PidMax, newPID, true, tryPidMax},
 	{host.ClonePidfd, 0, false, pidfd},
+	{host.Nftables, newNet, false, tryNftables},
 }
 
 // scratch mounts an empty tmpfs over a directory that every system has. Only
@@ -159,6 +163,121 @@ func tryNet() result {
 		return failed("bring lo up in a network namespace", err)
 	}
 	return yes("a network namespace with lo up")
+}
+
+// tryNftables sends a connection to an address of nobody, and looks where it comes
+// and what it was for. IPv6 has to work too where it is there.
+func tryNftables() result {
+	if r := tryNet(); r.Answer != host.Yes {
+		return r
+	}
+	if r := tryRedirect(unix.AF_INET); r.Answer != host.Yes {
+		return r
+	}
+	fd, err := unix.Socket(unix.AF_INET6, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err == nil {
+		err = unix.Bind(fd, &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()})
+		unix.Close(fd)
+	}
+	switch err {
+	case nil:
+	case unix.EAFNOSUPPORT, unix.EADDRNOTAVAIL:
+		return yes("a connection was redirected, and said where to (IPv4; no IPv6 here)")
+	default:
+		return failed("bind ::1", err)
+	}
+	if r := tryRedirect(unix.AF_INET6); r.Answer != host.Yes {
+		return r
+	}
+	return yes("a connection was redirected, and said where to (IPv4, IPv6)")
+}
+
+func tryRedirect(family int) result {
+	// Addresses for documentation (RFC 5737, RFC 3849).
+	want := netip.MustParseAddrPort("192.0.2.1:443")
+	var self, to unix.Sockaddr = &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, &unix.SockaddrInet4{Addr: want.Addr().As4(), Port: 443}
+	if family == unix.AF_INET6 {
+		want = netip.MustParseAddrPort("[2001:db8::1]:443")
+		self, to = &unix.SockaddrInet6{Addr: netip.IPv6Loopback().As16()}, &unix.SockaddrInet6{Addr: want.Addr().As16(), Port: 443}
+	}
+	l, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return failed("socket", err)
+	}
+	if err := unix.Bind(l, self); err != nil {
+		return failed("bind to loopback", err)
+	}
+	if err := unix.Listen(l, 1); err != nil {
+		return failed("listen on loopback", err)
+	}
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		return failed("getsockname", err)
+	}
+	port := 0
+	switch a := at.(type) {
+	case *unix.SockaddrInet4:
+		port = a.Port
+	case *unix.SockaddrInet6:
+		port = a.Port
+	}
+	for _, q := range []struct {
+		protocol int
+		netns.Request
+	}{{unix.NETLINK_ROUTE, netns.Route(family)}, {unix.NETLINK_NETFILTER, netns.Redirect(family, uint16(port))}} {
+		if r := sendRequest(q.protocol, q.Request); r.Answer != host.Yes {
+			return r
+		}
+	}
+	c, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return failed("socket", err)
+	}
+	if err := unix.Connect(c, to); err != nil {
+		return failed("connect to "+want.String()+" through a redirect rule", err)
+	}
+	// The connection is made: it is here already, or it is elsewhere.
+	fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	if err == unix.EAGAIN {
+		return no("a connection was not redirected")
+	}
+	if err != nil {
+		return failed("accept a redirected connection", err)
+	}
+	f := os.NewFile(uintptr(fd), "accepted")
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return result{Answer: host.Unknown, Op: err.Error()}
+	}
+	got, err := netns.Destination(raw)
+	if err != nil || got != want {
+		return no(fmt.Sprintf("a redirected connection to %s says that it is to %s (%v)", want, got, err))
+	}
+	return yes("redirected")
+}
+
+// sendRequest asks the kernel for a change of this network namespace.
+func sendRequest(protocol int, r netns.Request) result {
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, protocol)
+	if err != nil {
+		return failed("netlink socket to "+r.Op, err)
+	}
+	defer unix.Close(fd)
+	for _, b := range [][]byte{r.Bytes, r.Check} {
+		if b == nil {
+			continue
+		}
+		if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+			return failed(r.Op, err)
+		}
+	}
+	if err := r.Confirm(fd); err != nil {
+		if refused, ok := errors.AsType[*netns.Refused](err); ok {
+			return failed(refused.Op, refused.Errno)
+		}
+		return failed(r.Op, err)
+	}
+	return yes(r.Op)
 }
 
 // filter answers action for one system call and allows the rest.

@@ -171,6 +171,7 @@ func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	add(host.CgroupV2, untried)
 	add(host.CgroupV1, untried)
 	add(host.ClonePidfd, pidfd())
+	add(host.Nftables, untried)
 	return list
 }
 

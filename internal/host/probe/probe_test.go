@@ -287,7 +287,7 @@ func TestQuick(t *testing.T) {
 	if f.Kernel == "" || f.CPUs < 1 || f.MemoryBytes < 1<<20 || f.User == "" || f.UID != os.Getuid() || f.Arch != runtime.GOARCH {
 		t.Errorf("%+v", f)
 	}
-	if len(f.Mechanisms) != 13 {
+	if len(f.Mechanisms) != 14 {
 		t.Errorf("%d mechanisms", len(f.Mechanisms))
 	}
 	for _, m := range f.Mechanisms {
@@ -341,6 +341,17 @@ var worse = map[string]struct {
 	"no-landlock": {func() error {
 		return installAll(filter(unix.SYS_LANDLOCK_CREATE_RULESET, unix.SECCOMP_RET_ERRNO|uint32(unix.ENOSYS)))
 	}, map[string]host.Answer{host.Landlock: host.No, host.UserNamespaces: host.Yes, host.Seccomp: host.Yes}, "5.13"},
+	// No netlink for the packet filter, as without its modules.
+	"no-nftables": {func() error {
+		return installAll([]unix.SockFilter{
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 0},
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 3, K: unix.SYS_SOCKET},
+			{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: 32}, // the third argument
+			{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 0, Jf: 1, K: unix.NETLINK_NETFILTER},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)},
+			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
+		})
+	}, map[string]host.Answer{host.Nftables: host.No, host.NetNamespace: host.Yes, host.UserNamespaces: host.Yes}, "modprobe"},
 	// As Docker's profile does: no new user namespace by clone, no clone3.
 	"docker-seccomp": {func() error {
 		return installAll([]unix.SockFilter{

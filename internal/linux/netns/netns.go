@@ -1,5 +1,8 @@
 // Package netns writes down the network of the inside: a network namespace whose
-// only interface is loopback. It makes no system call itself.
+// only interface is loopback, alone or with sockets and rules by which everything
+// that is sent inside comes to a gateway outside. The calls are for the child; the
+// launcher's part is to read the kernel's answers (Request.Confirm) and to ask where
+// a connection was meant to go (Destination).
 package netns
 
 import (

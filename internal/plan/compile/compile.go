@@ -79,8 +79,9 @@ func Plan(in Input) (*plan.Plan, error) {
 	c.rules()
 	c.tree()
 	c.guards()
+	c.network() // first: the environment says where its proxies are
+	c.resolver()
 	c.environment()
-	c.network()
 	c.limits()
 	if err := c.program(); err != nil {
 		return nil, err

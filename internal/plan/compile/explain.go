@@ -34,7 +34,9 @@ func Explain(eff *policy.Effective, f *host.Facts, workspace, kind, subject stri
 	case "env":
 		c.explainEnv(&e)
 	case "connect":
-		c.explainConnect(&e)
+		if err := c.explainConnect(&e); err != nil {
+			return e, err
+		}
 	default:
 		return e, fmt.Errorf("%q can't be explained: read, write, env and connect can", kind)
 	}
@@ -152,16 +154,4 @@ func (c *compiler) explainEnv(e *Explanation) {
 		e.Text = e.Subject + " does not come in: no rule allows it"
 		e.Change = fmt.Sprintf(`"environment": {"allow": [%q]} in a policy, or --env %s`, e.Subject, e.Subject)
 	}
-}
-
-func (c *compiler) explainConnect(e *Explanation) {
-	e.Text = e.Subject + " can't be reached: this version has no gateway, so nothing outside the sandbox can; a server inside can"
-	name, _, _ := strings.Cut(e.Subject, ":")
-	for _, r := range c.in.Policy.Net {
-		value, _, _ := strings.Cut(r.Value, ":")
-		if value == name || strings.HasPrefix(value, "*.") && strings.HasSuffix(name, value[1:]) || value == "*" {
-			e.by(r.Key+" "+r.Value, "will decide when the gateway is there", r.Origin)
-		}
-	}
-	e.Change = "nothing in this version"
 }

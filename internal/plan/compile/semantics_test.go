@@ -135,6 +135,8 @@ func shows(mounts []plan.Mount, p string) string {
 			if !m.Write && access == "write" {
 				access = "read"
 			}
+		case plan.File:
+			access = "read" // of what is no longer the host's
 		case plan.Mask, plan.Tmpfs, plan.Home, plan.Dir, plan.Proc, plan.Dev:
 			access = "none"
 		}

@@ -57,6 +57,17 @@ func (c *compiler) environment() {
 			vars[r.Name] = variable{c.expand(r.Value), id}
 		}
 	}
+	if c.p.Network.Mode == "gateway" {
+		for name, value := range proxyVariables() {
+			// A rule that gives one spelling speaks for both.
+			if _, upper := vars[name]; upper {
+				continue
+			}
+			if _, lower := vars[strings.ToLower(name)]; !lower {
+				vars[name], vars[strings.ToLower(name)] = variable{value, 0}, variable{value, 0}
+			}
+		}
+	}
 	for name := range vars {
 		if slices.ContainsFunc(denied, func(pattern string) bool { return matchName(pattern, name) }) {
 			delete(vars, name)
@@ -84,18 +95,6 @@ func matchName(pattern, name string) bool {
 		return strings.HasPrefix(name, prefix)
 	}
 	return pattern == name
-}
-
-// network says what becomes of network rules while there is no gateway: every
-// deny holds, and no allow does.
-func (c *compiler) network() {
-	for _, r := range c.in.Policy.Net {
-		status, note := plan.Impossible, "this version has no gateway: nothing outside can be reached"
-		if r.Key == "deniedDomains" {
-			status, note = plan.Enforced, "nothing outside can be reached"
-		}
-		c.rule(r.Key+" "+r.Value, r.Origin, status, "net-namespace", note)
-	}
 }
 
 // limits chooses how each ceiling is held.

@@ -1,0 +1,83 @@
+package flow
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"strconv"
+
+	"cofferdam/internal/boundary"
+	"cofferdam/internal/event"
+	"cofferdam/internal/gateway"
+	"cofferdam/internal/gateway/decide"
+	"cofferdam/internal/linux/netns"
+	"cofferdam/internal/policy"
+)
+
+// needsGateway says whether the policy lets anything out; what does not is spared
+// the trial of the mechanism.
+func needsGateway(eff *policy.Effective) bool {
+	return slices.ContainsFunc(eff.Net, func(r policy.NetRule) bool { return r.Key != "deniedDomains" })
+}
+
+// serveNetwork answers, from now on, for the network of the inside.
+func (r *run) serveNetwork(s boundary.Sockets) error {
+	rules, err := decide.Compile(r.plan.Network.Rules)
+	if err != nil {
+		return err // compile has made them of the same
+	}
+	r.gateway, err = gateway.New(gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network})
+	if err != nil {
+		return fmt.Errorf("network: %w", err)
+	}
+	go r.gateway.Serve()
+	return nil
+}
+
+// closeGateway ends what still lives of the network; nothing inside is alive by then.
+func (r *run) closeGateway() {
+	if r.gateway != nil {
+		_ = r.gateway.Close()
+	}
+}
+
+// network records what the gateway has decided and carried. An allowed question for
+// a name is no event: nothing leaves the machine for it.
+func (r *run) network(f gateway.Fact) error {
+	e := event.Event{Subject: destination(f.Name, f.Dest, f.Port), Detail: "by " + f.Via}
+	if rule, ok := r.plan.Rule(f.Verdict.Rule); ok {
+		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
+	}
+	switch {
+	case f.Kind == gateway.Decided && !f.Verdict.Allow:
+		e.Kind, e.Action, e.Access, e.Reason = event.Denied, "connect", "network", f.Verdict.Reason
+		if f.Verdict.Code == decide.NotAllowed {
+			e.Access = "connect" // a rule would open it
+		}
+		if f.Port == 0 {
+			e.Action = "resolve"
+		}
+	case f.Kind == gateway.Opened:
+		e.Kind, e.Action, e.To = event.Network, "open", f.Actual.String()
+	case f.Kind == gateway.Ended && f.Actual.IsValid():
+		e.Kind, e.Action, e.To = event.Network, "close", f.Actual.String()
+		e.Detail = fmt.Sprintf("%d bytes out, %d in", f.BytesOut, f.BytesIn)
+	case f.Kind == gateway.Ended:
+		e.Kind, e.Action, e.Reason = event.Network, "fail", f.Err
+	default:
+		return nil
+	}
+	return r.recorder.add(e)
+}
+
+// destination is a name or an address with the port, if there is one.
+func destination(name string, a netip.Addr, port uint16) string {
+	if a.IsValid() {
+		name = a.String()
+	}
+	if port == 0 {
+		return name
+	}
+	return net.JoinHostPort(name, strconv.Itoa(int(port)))
+}

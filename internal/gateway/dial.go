@@ -1,0 +1,298 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"cofferdam/internal/gateway/decide"
+)
+
+// target is where a client wants to go: a canonical name or an address.
+type target struct {
+	name string
+	addr netip.Addr // if name is empty
+	port uint16
+}
+
+func (t target) String() string {
+	if t.name != "" {
+		return net.JoinHostPort(t.name, strconv.Itoa(int(t.port)))
+	}
+	return netip.AddrPortFrom(t.addr, t.port).String()
+}
+
+// target makes one of what a proxy's client said; host is an address only if it is
+// one in the usual notation. An address that stands for a name is that name.
+func (g *Gateway) target(host string, port uint16) (target, error) {
+	if a, err := netip.ParseAddr(host); err == nil {
+		return g.toAddr(netip.AddrPortFrom(a, port)), nil
+	}
+	name, err := decide.Canonical(host)
+	return target{name: name, port: port}, err
+}
+
+func (g *Gateway) toAddr(a netip.AddrPort) target {
+	addr := a.Addr().Unmap()
+	if name, ok := g.names.name(addr); ok {
+		return target{name: name, port: a.Port()}
+	}
+	return target{addr: addr, port: a.Port()}
+}
+
+// judge decides on a target as it was asked for.
+func (g *Gateway) judge(t target) decide.Verdict {
+	if t.name != "" {
+		return g.cfg.Rules.Connect(t.name, t.port)
+	}
+	return g.cfg.Rules.Dial("", t.port, netip.AddrPortFrom(t.addr, t.port), g.cfg.Own)
+}
+
+// refusal is an error that says no, and why.
+type refusal struct{ decide.Verdict }
+
+func (r *refusal) Error() string { return r.Reason }
+
+// errRecord: nothing may flow.
+var errRecord = errors.New("could not be recorded")
+
+// decided records a verdict.
+func (g *Gateway) decided(c *client, t target, v decide.Verdict) error {
+	if g.cfg.Record(Fact{Kind: Decided, Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port, Verdict: v}) != nil {
+		return errRecord
+	}
+	return nil
+}
+
+// decide judges and records. The error is a *refusal or errRecord.
+func (g *Gateway) decide(c *client, t target) error {
+	v := g.judge(t)
+	if err := g.decided(c, t, v); err != nil {
+		return err
+	}
+	if !v.Allow {
+		return &refusal{v}
+	}
+	return nil
+}
+
+// refuse records and returns the refusal of a connection that was allowed, until the
+// client said something else.
+func (g *Gateway) refuse(c *client, t target, code, reason string) error {
+	if t != (target{}) {
+		reason = t.String() + ": " + reason
+	}
+	v := decide.Verdict{Code: code, Reason: reason}
+	if err := g.decided(c, t, v); err != nil {
+		return err
+	}
+	return &refusal{v}
+}
+
+// upstream is a connection to the outside. end has to be called once.
+type upstream struct {
+	net.Conn
+	g       *Gateway
+	fact    Fact
+	start   time.Time
+	out, in int64 // set by whoever carries the bytes
+	stopped atomic.Bool
+}
+
+// connect resolves and dials an allowed target. What has been opened is recorded, and
+// so is why nothing could be. The error is a *refusal if the judgement of an address
+// was the reason.
+func (g *Gateway) connect(c *client, t target) (*upstream, error) {
+	u := &upstream{g: g, start: time.Now(), fact: Fact{Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port}}
+	conn, err := g.dial(t)
+	if err != nil {
+		var no *refusal
+		if errors.As(err, &no) {
+			if err := g.decided(c, t, no.Verdict); err != nil {
+				return nil, err
+			}
+			return nil, no
+		}
+		u.fact.Kind, u.fact.Err, u.fact.Duration = Ended, err.Error(), time.Since(u.start)
+		if g.cfg.Record(u.fact) != nil {
+			return nil, errRecord
+		}
+		return nil, err
+	}
+	u.Conn = conn
+	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
+		a := a.AddrPort()
+		u.fact.Actual = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
+	}
+	if !g.track(conn) {
+		abort(conn)
+		return nil, net.ErrClosed
+	}
+	u.fact.Kind = Opened
+	if g.cfg.Record(u.fact) != nil {
+		g.untrack(conn)
+		abort(conn)
+		return nil, errRecord
+	}
+	return u, nil
+}
+
+// end closes and records what has flowed. The bytes have gone already, so there is
+// nobody to tell if it can't be recorded: the next fact will fail as well.
+func (u *upstream) end() {
+	u.Close()
+	u.g.untrack(u.Conn)
+	u.fact.Kind, u.fact.Duration, u.fact.BytesOut, u.fact.BytesIn = Ended, time.Since(u.start), u.out, u.in
+	_ = u.g.cfg.Record(u.fact)
+}
+
+// dial connects to an allowed target. Each address is judged when its socket exists
+// and before it connects, so there is no time between judgement and use.
+func (g *Gateway) dial(t target) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(g.ctx, dialTime)
+	defer cancel()
+	addrs := []netip.Addr{t.addr}
+	if t.name != "" {
+		var err error
+		if addrs, err = g.cfg.Resolve(ctx, t.name); err != nil {
+			return nil, fmt.Errorf("resolve %s: %w", t.name, err)
+		}
+		if len(addrs) == 0 {
+			return nil, fmt.Errorf("resolve %s: no addresses", t.name)
+		}
+	}
+	d := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
+		actual, err := netip.ParseAddrPort(address)
+		if err != nil {
+			return &refusal{decide.Verdict{Code: decide.SpecialAddress, Reason: "what would be dialled is no address: " + quoted(address)}}
+		}
+		if v := g.cfg.Rules.Dial(t.name, t.port, actual, g.cfg.Own); !v.Allow {
+			return &refusal{v}
+		}
+		return nil
+	}}
+	d.SetMultipathTCP(false) // could not be spliced
+	return g.race(ctx, d, interleave(addrs), t.port)
+}
+
+// interleave puts IPv6 and IPv4 in turn, beginning with what the resolver put first
+// (RFC 8305, 4), and bounds how many there are.
+func interleave(addrs []netip.Addr) []netip.Addr {
+	var families [2][]netip.Addr
+	for _, a := range addrs {
+		i := 0
+		if a.Unmap().Is4() != addrs[0].Unmap().Is4() {
+			i = 1
+		}
+		families[i] = append(families[i], a)
+	}
+	var out []netip.Addr
+	for i := 0; len(out) < len(addrs) && len(out) < 16; i++ {
+		for _, f := range families {
+			if i < len(f) {
+				out = append(out, f[i])
+			}
+		}
+	}
+	return out
+}
+
+// stagger is the time that an attempt has alone (RFC 8305, 5).
+const stagger = 250 * time.Millisecond
+
+// race dials the addresses one after the other, each as soon as the one before has
+// failed or has taken too long, and returns the first connection. Nothing of the
+// others is left when it returns. Of several errors it prefers the one of an address
+// that was tried to the refusal of one that was not.
+func (g *Gateway) race(ctx context.Context, d *net.Dialer, addrs []netip.Addr, port uint16) (net.Conn, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	type result struct {
+		conn net.Conn
+		err  error
+	}
+	results := make(chan result, len(addrs))
+	var wg sync.WaitGroup
+	defer func() {
+		cancel()
+		wg.Wait()
+		close(results)
+		for r := range results {
+			if r.conn != nil {
+				r.conn.Close()
+			}
+		}
+	}()
+	var failed, refused error
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	next, running := 0, 0
+	for {
+		if next < len(addrs) && running == 0 {
+			timer.Reset(0)
+		}
+		select {
+		case <-timer.C:
+			if next < len(addrs) {
+				at := netip.AddrPortFrom(addrs[next], port).String()
+				next++
+				running++
+				wg.Go(func() {
+					conn, err := g.cfg.Dial(ctx, d, at)
+					results <- result{conn, err}
+				})
+				timer.Reset(stagger)
+			}
+		case r := <-results:
+			running--
+			if r.err == nil {
+				return r.conn, nil
+			}
+			var no *refusal
+			if errors.As(r.err, &no) {
+				refused = cmpOr(refused, error(no))
+			} else {
+				failed = cmpOr(failed, r.err)
+			}
+			if next == len(addrs) && running == 0 {
+				return nil, cmpOr(failed, refused)
+			}
+			timer.Reset(0)
+		}
+	}
+}
+
+func cmpOr(a, b error) error {
+	if a != nil {
+		return a
+	}
+	return b
+}
+
+// resolve asks the resolver of this machine. The dot keeps it from trying the
+// machine's search domains: they would make another name of it.
+func resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	return net.DefaultResolver.LookupNetIP(ctx, "ip", name+".")
+}
+
+// own asks the kernel each time: addresses come and go while a session lasts.
+func own(a netip.Addr) bool {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return true
+	}
+	for _, n := range list {
+		if n, ok := n.(*net.IPNet); ok {
+			if b, ok := netip.AddrFromSlice(n.IP); ok && b.Unmap() == a.Unmap() {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,215 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"cofferdam/internal/gateway/decide"
+)
+
+// serveRedirect handles a connection that a program inside made to some address.
+func (g *Gateway) serveRedirect(c *client) {
+	raw, err := c.tcp.SyscallConn()
+	if err != nil {
+		abort(c.tcp)
+		return
+	}
+	dest, err := g.cfg.Destination(raw)
+	if err != nil || dest.Addr().Unmap().IsLoopback() || dest.Addr().IsUnspecified() {
+		// Made to the listener itself, which is nobody's destination.
+		_ = g.decided(c, target{addr: dest.Addr(), port: dest.Port()}, decide.Verdict{Code: badRequest,
+			Reason: "a connection to the gateway's own socket; connect to where you want to go"})
+		abort(c.tcp)
+		return
+	}
+	t := g.toAddr(dest)
+	if t.port == 80 && t.name != "" {
+		g.serveHTTP(c, &t) // decides on each request
+		return
+	}
+	if err := g.decide(c, t); err != nil {
+		g.refuseRedirect(c, t, err)
+		return
+	}
+	u, err := g.connect(c, t)
+	if err != nil {
+		g.refuseRedirect(c, t, err)
+		return
+	}
+	g.tunnel(c, t, u)
+}
+
+// refuseRedirect says no in the protocol that the port stands for, where that has a
+// way to say it; else by a reset.
+func (g *Gateway) refuseRedirect(c *client, t target, err error) {
+	switch {
+	case t.port == 80 && !errors.Is(err, errRecord):
+		g.refuseHTTP(c, err)
+	case t.port == 443 && !errors.Is(err, errRecord):
+		// Who speaks TLS does so at once; nobody else waits long for a no.
+		_ = c.tcp.SetDeadline(time.Now().Add(time.Second))
+		if b, err := c.r.Peek(1); err == nil && b[0] == 22 {
+			g.alert(c)
+			return
+		}
+		fallthrough
+	default:
+		abort(c.tcp)
+	}
+}
+
+// alert tells a TLS client that access is denied (RFC 8446, 6.2: 49, fatal).
+func (g *Gateway) alert(c *client) {
+	_ = c.tcp.SetDeadline(time.Now().Add(time.Second))
+	_, _ = c.tcp.Write([]byte{21, 3, 1, 0, 2, 2, 49})
+	part(c.tcp)
+}
+
+// tunnel carries bytes both ways until both sides have ended. For a name, what the
+// client sends first is looked at: TLS for another name is not carried. On port 443
+// there is nothing but TLS with a name, and the outside is not heard before. It owns u.
+func (g *Gateway) tunnel(c *client, t target, u *upstream) {
+	defer u.end()
+	strict := t.name != "" && t.port == 443
+	send := func() bool {
+		first, err := g.first(c, t)
+		if err == nil && len(first) == 0 && strict {
+			err = io.ErrUnexpectedEOF
+		}
+		if err == nil {
+			var n int
+			n, err = u.Write(first)
+			u.out += int64(n)
+		}
+		if err != nil {
+			u.stopped.Store(true)
+			u.Close()
+			g.stop(c, err)
+		}
+		return err == nil
+	}
+	if strict && !send() {
+		return
+	}
+	down := make(chan struct{})
+	go func() {
+		defer close(down)
+		n, err := io.Copy(c.tcp, u.Conn)
+		u.in += n
+		switch {
+		case u.stopped.Load(): // the client is being told why
+		case err != nil:
+			abort(c.tcp) // a reset there is one here
+			u.Close()
+		default:
+			_ = c.tcp.CloseWrite()
+		}
+	}()
+	defer func() { <-down }()
+	if !strict && !send() {
+		return
+	}
+	// From here on the kernel carries it (splice(2)): c.r is empty.
+	n, err := io.Copy(u.Conn, c.tcp)
+	u.out += n
+	if err != nil {
+		abort(u.Conn)
+		c.tcp.Close()
+		return
+	}
+	if half, ok := u.Conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite()
+	} else {
+		u.Close()
+	}
+}
+
+// stop ends a client whose first bytes were refused, or could not be carried.
+func (g *Gateway) stop(c *client, err error) {
+	var no *refusal
+	if errors.As(err, &no) && no.Code == decide.Mismatch {
+		g.alert(c)
+		return
+	}
+	abort(c.tcp)
+}
+
+// first returns all that has been read from the client when it can be decided on: the
+// bytes of a whole ClientHello, or whatever came first if it is no TLS. It leaves
+// nothing in c.r. No bytes and no error: the client will send none.
+//
+// The first byte has time, but on port 443; what begins as TLS has to be whole within
+// headTime. A program that sends nothing but waits for the other side is served, since
+// the way back is open (but on port 443).
+func (g *Gateway) first(c *client, t target) ([]byte, error) {
+	timed := t.name != "" && t.port == 443
+	if timed {
+		_ = c.tcp.SetReadDeadline(time.Now().Add(headTime))
+	}
+	var got []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := c.r.Read(buf)
+		got = append(got, buf[:n]...)
+		if len(got) > 0 {
+			if t.name == "" {
+				return g.rest(c, got), nil
+			}
+			h, bad := parseHello(got)
+			switch {
+			case bad == nil:
+				if err := g.checkHello(c, t, h); err != nil {
+					return nil, err
+				}
+				return g.rest(c, got), nil
+			case bad == errNotTLS && t.port == 443:
+				return nil, g.refuse(c, t, badRequest, "port 443 carries only TLS, so that the name in it can be compared")
+			case bad == errNotTLS:
+				return g.rest(c, got), nil
+			case bad != errShort:
+				return nil, g.refuse(c, t, badRequest, bad.Error())
+			case !timed:
+				timed = true
+				_ = c.tcp.SetReadDeadline(time.Now().Add(headTime))
+			}
+		}
+		var timeout net.Error
+		switch {
+		case err == nil:
+		case err == io.EOF && len(got) == 0:
+			return nil, nil
+		case err == io.EOF:
+			return nil, g.refuse(c, t, badRequest, "a ClientHello that does not end")
+		case errors.As(err, &timeout) && timeout.Timeout():
+			return nil, g.refuse(c, t, badRequest, fmt.Sprintf("no whole ClientHello within %v", headTime))
+		default:
+			return nil, err
+		}
+	}
+}
+
+// rest empties c.r into what has been read, and lifts the deadline.
+func (g *Gateway) rest(c *client, got []byte) []byte {
+	_ = c.tcp.SetReadDeadline(time.Time{})
+	more, _ := c.r.Peek(c.r.Buffered())
+	got = append(got, more...)
+	_, _ = c.r.Discard(len(more))
+	return got
+}
+
+// checkHello: the name in TLS is the name that was decided on.
+func (g *Gateway) checkHello(c *client, t target, h hello) error {
+	if h.serverName == "" {
+		if t.port == 443 {
+			return g.refuse(c, t, decide.Mismatch, "TLS without a server name (SNI), so that there is nothing to compare")
+		}
+		return nil
+	}
+	if name, err := decide.Canonical(h.serverName); err != nil || name != t.name {
+		return g.refuse(c, t, decide.Mismatch, fmt.Sprintf("TLS for another name, %s; connect to that by its own name", quoted(h.serverName)))
+	}
+	return nil
+}

@@ -1,0 +1,216 @@
+package compile
+
+import (
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cofferdam/internal/gateway/decide"
+	"cofferdam/internal/host"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/policy"
+)
+
+// networked is a run with these rules on a machine that answers so about nftables.
+func networked(t *testing.T, user string, answer host.Answer, environ ...string) Input {
+	t.Helper()
+	in := loaded(t, "", user, "", nil)
+	in.Environ = environ
+	m := host.Mechanism{Name: host.Nftables, Answer: answer, Detail: "tried", Remedy: "modprobe nf_tables"}
+	if answer == host.Yes {
+		m.Detail, m.Remedy = "", ""
+	}
+	in.Facts.Mechanisms = append(slices.Clone(in.Facts.Mechanisms), m)
+	return in
+}
+
+func TestNetwork(t *testing.T) {
+	const both = `{"network": {"allowedDomains": ["Example.org.", "*.example.net:443", "10.1.2.3:80", "[fd00::1]"],
+		"deniedDomains": ["bad.example.net", "*:25", "9.9.9.9"], "allowedCIDRs": ["10.0.0.0/8:5432", "[fd00:1::/32]:443"]}}`
+	in := networked(t, both, host.Yes)
+	p := mustPlan(t, in)
+	accounted(t, in, p)
+	want := []plan.NetRule{
+		{Allow: true, Name: "example.org"}, {Allow: true, Name: "*.example.net", Port: 443}, {Allow: true, Prefix: "10.1.2.3/32", Port: 80}, {Allow: true, Prefix: "fd00::1/128"},
+		{Name: "bad.example.net"}, {Name: "*", Port: 25}, {Prefix: "9.9.9.9/32"},
+		{Allow: true, Prefix: "10.0.0.0/8", Port: 5432}, {Allow: true, Prefix: "fd00:1::/32", Port: 443},
+	}
+	if p.Network.Mode != "gateway" || p.Network.Mechanism != "nft-redirect" || len(p.Network.Rules) != len(want) {
+		t.Fatalf("%+v", p.Network)
+	}
+	for i, n := range p.Network.Rules {
+		st, ok := p.Rule(n.Rule)
+		if !ok || st.Status != plan.Enforced || st.Mechanism != "gateway" || st.Origin.Layer != "user" {
+			t.Errorf("%+v is %+v", n, st)
+		}
+		if n.Rule = 0; n != want[i] {
+			t.Errorf("%+v, want %+v", n, want[i])
+		}
+	}
+	if _, err := decide.Compile(p.Network.Rules); err != nil {
+		t.Error(err)
+	}
+
+	// Without the mechanism, or without knowing, nothing is reached, and told.
+	for _, answer := range []host.Answer{host.No, host.Unknown} {
+		in := networked(t, both, answer)
+		p := mustPlan(t, in)
+		accounted(t, in, p)
+		if p.Network.Mode != "loopback" || p.Network.Rules != nil || p.Network.Mechanism != "" {
+			t.Errorf("%s: %+v", answer, p.Network)
+		}
+		for _, st := range p.Rules {
+			switch {
+			case strings.HasPrefix(st.Text, "allowed") && (st.Status != plan.Impossible || st.Mechanism != "net-namespace" || !strings.Contains(st.Note, "modprobe nf_tables")),
+				strings.HasPrefix(st.Text, "deniedDomains") && st.Status != plan.Enforced,
+				answer == host.Unknown && strings.HasPrefix(st.Text, "allowed") && !strings.Contains(st.Note, "could not tell"):
+				t.Errorf("%s: %+v", answer, st)
+			}
+		}
+	}
+	in = loaded(t, "", both, "", nil) // nobody looked
+	if p := mustPlan(t, in); p.Network.Mode != "loopback" {
+		t.Errorf("not tried: %+v", p.Network)
+	}
+	// With nothing to allow there is nothing to open.
+	for _, user := range []string{"", `{"network": {"deniedDomains": ["example.org"]}}`} {
+		p := mustPlan(t, networked(t, user, host.Yes))
+		if p.Network.Mode != "loopback" || slices.ContainsFunc(p.Environment, func(v plan.EnvVar) bool { return strings.HasSuffix(v.Name, "PROXY") }) {
+			t.Errorf("%q: %+v", user, p.Network)
+		}
+	}
+}
+
+// What a rule does not give is said of it.
+func TestAllowsInPart(t *testing.T) {
+	for value, want := range map[string]string{
+		"allowedCIDRs 10.0.0.0/8": "", "allowedCIDRs 1.1.1.0/24:443": "", "allowedCIDRs 169.254.169.254/32:80": "",
+		"allowedCIDRs 0.0.0.0/0": "10.0.0.0/8 (a private address)", "allowedCIDRs 169.254.0.0/16": "metadata", "allowedCIDRs ::/0": "a reserved address", "allowedCIDRs fd00::/8": "metadata",
+		"allowedCIDRs 127.0.0.0/8:80": "the inside's own", "allowedDomains [::1]:80": "the inside's own", "allowedDomains localhost:80": "the inside's own",
+		"allowedDomains a.localhost": "the inside's own", "deniedDomains localhost": "stay open", "deniedDomains 127.0.0.1:80": "stay open", "deniedDomains *.localhost": "stay open",
+		"deniedDomains *": "", "allowedDomains example.org": "", "allowedDomains *.example.org": "",
+	} {
+		key, v, _ := strings.Cut(value, " ")
+		also := map[bool]string{true: `, "allowedCIDRs": ["1.1.1.1/32"]`}[key == "deniedDomains"]
+		p := mustPlan(t, networked(t, `{"network": {"`+key+`": ["`+v+`"]`+also+`}}`, host.Yes))
+		for _, st := range p.Rules {
+			if st.Text != value {
+				continue
+			}
+			if (st.Status == plan.Coarse) != (want != "") || !strings.Contains(st.Note, want) {
+				t.Errorf("%+v, want %q", st, want)
+			}
+		}
+	}
+}
+
+// What only a broken reader lets through: an allow gives nothing, a denial stops the run.
+func TestRulesThatCantBeCompiled(t *testing.T) {
+	for _, key := range []string{"allowedDomains", "deniedDomains", "allowedCIDRs"} {
+		in := networked(t, `{"network": {"allowedDomains": ["example.org"]}}`, host.Yes)
+		in.Policy.Net = append(in.Policy.Net, policy.NetRule{Key: key, Value: "224.0.0.0/40"})
+		p := mustPlan(t, in)
+		last := p.Network.Rules[len(p.Network.Rules)-1]
+		if len(p.Network.Rules) != 1 || last.Name != "example.org" || (len(p.RequiredGaps()) == 1) != (key == "deniedDomains") {
+			t.Errorf("%s: %+v, gaps %+v", key, p.Network, p.Gaps)
+		}
+		accounted(t, in, p)
+	}
+}
+
+func TestProxyVariables(t *testing.T) {
+	proxy := "http://127.0.0.1:" + strconv.Itoa(plan.ProxyHTTPPort)
+	for _, c := range []struct {
+		rules string
+		want  map[string]string
+	}{
+		{``, map[string]string{"HTTP_PROXY": proxy, "https_proxy": proxy, "ALL_PROXY": proxy, "no_proxy": "localhost,127.0.0.1,::1"}},
+		{`"set": {"no_proxy": "x"}`, map[string]string{"NO_PROXY": "-", "no_proxy": "x", "http_proxy": proxy}},
+		{`"set": {"HTTP_PROXY": ""}`, map[string]string{"HTTP_PROXY": "", "http_proxy": "-", "HTTPS_PROXY": proxy}},
+		{`"allow": ["https_proxy"]`, map[string]string{"HTTPS_PROXY": "-", "https_proxy": "http://outside:1", "HTTP_PROXY": proxy}},
+		{`"deny": ["*"]`, map[string]string{"HTTP_PROXY": "-", "http_proxy": "-", "NO_PROXY": "-"}},
+		{`"deny": ["ALL_PROXY"]`, map[string]string{"ALL_PROXY": "-", "HTTP_PROXY": proxy}},
+	} {
+		in := networked(t, `{"network": {"allowedDomains": ["example.org"]}, "environment": {`+c.rules+`}}`, host.Yes, "https_proxy=http://outside:1")
+		got := map[string]string{}
+		for _, v := range mustPlan(t, in).Environment {
+			got[v.Name] = v.Value
+		}
+		for name, want := range c.want {
+			if value, ok := got[name]; value != want && (want != "-" || ok) {
+				t.Errorf("%s: %s is %q, want %q", c.rules, name, value, want)
+			}
+		}
+	}
+}
+
+func TestExplainConnect(t *testing.T) {
+	const user = `{"network": {"allowedDomains": ["example.org", "*.example.net:443"], "deniedDomains": ["bad.example.org"], "allowedCIDRs": ["10.0.0.0/8:5432"]}}`
+	for _, c := range []struct {
+		answer  host.Answer
+		subject string
+		allowed bool
+		says    []string // rule, text, change
+	}{
+		{host.Yes, "example.org", true, []string{"allowedDomains example.org", "judged when it is dialled", `"deniedDomains": ["example.org"]`}},
+		{host.Yes, "EXAMPLE.org:80", true, []string{"allowedDomains example.org", "", ""}},
+		{host.Yes, "a.example.net:443", true, []string{"allowedDomains *.example.net:443", "", ""}},
+		{host.Yes, "example.net:443", false, []string{"", "subdomains only", `--allow-domain example.net:443`}},
+		{host.Yes, "a.example.net:80", false, []string{"", "another port", `"allowedDomains": ["a.example.net:80"]`}},
+		{host.Yes, "x.bad.example.org", false, []string{"deniedDomains bad.example.org", "denied", "take that line out"}},
+		{host.Yes, "10.1.2.3:5432", true, []string{"allowedCIDRs 10.0.0.0/8:5432", "", ""}},
+		{host.Yes, "192.168.1.1:80", false, []string{"", "private", `--allow-cidr 192.168.1.1/32:80`}},
+		{host.Yes, "[2606:4700::1]:80", false, []string{"", "connect by name", `--allow-cidr [2606:4700::1/128]:80`}},
+		{host.Yes, "localhost:3000", true, []string{"", "inside's own", ""}},
+		{host.Yes, "127.0.0.1:3000", true, []string{"", "inside's own", ""}},
+		{host.No, "example.org", false, []string{"allowedDomains example.org", "modprobe nf_tables", "doctor"}},
+		{host.Unknown, "example.org", false, []string{"allowedDomains example.org", "could not tell", "doctor"}},
+		{host.No, "other.test", false, []string{"", "not allowed", "--allow-domain other.test"}},
+	} {
+		in := networked(t, user, c.answer)
+		e, err := Explain(in.Policy, in.Facts, in.Workspace, "connect", c.subject)
+		if err != nil {
+			t.Errorf("%s: %v", c.subject, err)
+			continue
+		}
+		if e.Allowed != c.allowed || e.Rule != c.says[0] || !strings.Contains(e.Text, c.says[1]) || !strings.Contains(e.Change, c.says[2]) {
+			t.Errorf("%s: %+v", c.subject, e)
+		}
+	}
+	in := networked(t, user, host.Yes)
+	for _, bad := range []string{"", "*", "*.example.org", "0x7f.1", "a b", "10.1.2.3", "example.org:0", "http://example.org", "b\x00"} {
+		if e, err := Explain(in.Policy, in.Facts, in.Workspace, "connect", bad); err == nil {
+			t.Errorf("%q: %+v", bad, e)
+		}
+	}
+	in.Policy.Net = append(in.Policy.Net, policy.NetRule{Key: "deniedDomains", Value: "example.org", Origin: plan.Origin{Layer: "managed"}})
+	if e, _ := Explain(in.Policy, in.Facts, in.Workspace, "connect", "example.org"); e.Allowed || !strings.Contains(e.Change, "organisation") {
+		t.Errorf("%+v", e)
+	}
+}
+
+// Each agent's profile can be compiled, and its API be reached.
+func TestProfilesReachTheirAPIs(t *testing.T) {
+	for agent, api := range map[string]string{
+		"claude": "api.anthropic.com", "codex": "api.openai.com", "gemini": "generativelanguage.googleapis.com", "opencode": "models.opencode.ai",
+	} {
+		in := networked(t, `{"extends": ["`+agent+`"]}`, host.Yes)
+		p := mustPlan(t, in)
+		rules, err := decide.Compile(p.Network.Rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := rules.Connect(api, 443); !v.Allow {
+			t.Errorf("%s: %+v", agent, v)
+		}
+		if v := rules.Connect(api, 80); v.Allow {
+			t.Errorf("%s in the clear: %+v", agent, v)
+		}
+		if len(p.RequiredGaps()) > 0 {
+			text, _ := json.Marshal(p.Gaps)
+			t.Errorf("%s: %s", agent, text)
+		}
+	}
+}
