@@ -10,6 +10,7 @@
 //	driver model AGENT SCRIPT -- COMMAND... the same, streams untouched (for a terminal)
 //	driver mcp COMMAND                      MCP server; its tool runs COMMAND with sh
 //	driver dial NETWORK ADDRESS             print what the other side says
+//	driver hosts FILE -- COMMAND...         run COMMAND where FILE is /etc/hosts (in namespaces of its own)
 //	driver witness SOCKET                   serve a secret, tell of connections and signals
 package main
 
@@ -49,10 +50,32 @@ func run(args []string, in io.Reader, out io.Writer) error {
 		return serveMCP(args[1], in, out)
 	case len(args) == 3 && args[0] == "dial":
 		return dial(args[1], args[2], out)
+	case len(args) >= 4 && args[0] == "hosts" && args[2] == "--":
+		return withHosts(args[1], args[3:])
 	case len(args) == 2 && args[0] == "witness":
 		return witness(args[1], in, out)
 	}
-	return errors.New("usage: driver run|model AGENT SCRIPT -- COMMAND... | mcp COMMAND | dial NETWORK ADDRESS | witness SOCKET")
+	return errors.New("usage: driver run|model AGENT SCRIPT -- COMMAND... | mcp COMMAND | dial NETWORK ADDRESS | hosts FILE -- COMMAND... | witness SOCKET")
+}
+
+// withHosts becomes command. It needs CAP_SYS_ADMIN in a user namespace of its own,
+// which it gives up.
+func withHosts(file string, command []string) error {
+	if err := syscall.Mount("", "/", "", syscall.MS_REC|syscall.MS_PRIVATE, ""); err != nil {
+		return fmt.Errorf("make mounts private: %w", err)
+	}
+	if err := syscall.Mount(file, "/etc/hosts", "", syscall.MS_BIND, ""); err != nil {
+		return fmt.Errorf("mount on /etc/hosts: %w", err)
+	}
+	const ambient, clearAll = 47, 4 // PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL
+	if _, _, errno := syscall.Syscall(syscall.SYS_PRCTL, ambient, clearAll, 0); errno != 0 {
+		return fmt.Errorf("clear ambient capabilities: %w", errno)
+	}
+	program, err := exec.LookPath(command[0])
+	if err != nil {
+		return err
+	}
+	return syscall.Exec(program, command, os.Environ())
 }
 
 func play(attached bool, agent, scriptFile string, command []string, out io.Writer) error {
