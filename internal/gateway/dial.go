@@ -275,6 +275,46 @@ func cmpOr(a, b error) error {
 	return b
 }
 
+const (
+	// answerTime is how long an answer of the resolver is used again: programs open
+	// many connections to one host at once. Each address is judged anew all the same.
+	answerTime = 5 * time.Second
+	maxAnswers = 4096
+)
+
+// answers remembers what was resolved a moment ago, but no errors.
+type answers struct {
+	ask func(ctx context.Context, name string) ([]netip.Addr, error)
+
+	mu   sync.Mutex
+	last map[string]resolved
+}
+
+type resolved struct {
+	addrs []netip.Addr
+	until time.Time
+}
+
+func (a *answers) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	a.mu.Lock()
+	r := a.last[name]
+	a.mu.Unlock()
+	if time.Now().Before(r.until) {
+		return r.addrs, nil
+	}
+	addrs, err := a.ask(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.last == nil || len(a.last) >= maxAnswers { // rather ask again than grow
+		a.last = map[string]resolved{}
+	}
+	a.last[name] = resolved{addrs, time.Now().Add(answerTime)}
+	return addrs, nil
+}
+
 // resolve asks the resolver of this machine. The dot keeps it from trying the
 // machine's search domains: they would make another name of it.
 func resolve(ctx context.Context, name string) ([]netip.Addr, error) {

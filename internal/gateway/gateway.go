@@ -151,7 +151,7 @@ func New(cfg Config) (*Gateway, error) {
 		return nil, errors.Join(err, g.Close())
 	}
 	if cfg.Resolve == nil {
-		g.cfg.Resolve = resolve
+		g.cfg.Resolve = (&answers{ask: resolve}).resolve
 	}
 	if cfg.Dial == nil {
 		g.cfg.Dial = func(ctx context.Context, d *net.Dialer, address string) (net.Conn, error) {
