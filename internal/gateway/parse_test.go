@@ -113,8 +113,7 @@ func TestHello(t *testing.T) {
 			ext := bytes.Clone(b[name-9 : name+11])
 			b = append(b, ext...)
 			for _, at := range []int{3, 7} { // lengths of the record and the message
-				n := int(b[at])<<8 | int(b[at+1]) + len(ext)
-				n = (int(b[at])<<8 | int(b[at+1])) + len(ext)
+				n := (int(b[at])<<8 | int(b[at+1])) + len(ext)
 				b[at], b[at+1] = byte(n>>8), byte(n)
 			}
 			at := 9 + 2 + 32

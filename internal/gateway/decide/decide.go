@@ -223,7 +223,6 @@ func (r *Rules) Dial(name string, port uint16, actual netip.AddrPort, own func(n
 // public.
 func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool) Verdict {
 	a, port := at.Addr(), at.Port()
-	what := at.String()
 	switch {
 	case !a.IsValid() || port == 0:
 		return Verdict{Code: SpecialAddress, Reason: "no address"}
@@ -234,7 +233,7 @@ func (r *Rules) address(at netip.AddrPort, own func(netip.Addr) bool, bare bool)
 		r = &Rules{}
 	}
 	fs := forms(a)
-	what = netip.AddrPortFrom(fs[0], port).String()
+	what := netip.AddrPortFrom(fs[0], port).String()
 	for _, f := range fs {
 		for _, d := range r.denyPrefix {
 			if d.covers(port) && d.prefix.Contains(f) {
