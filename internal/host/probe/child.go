@@ -415,7 +415,15 @@ func tryFuse() result {
 	if errno != 0 {
 		return failed("fsmount fuse", errno)
 	}
-	t, err := unix.OpenTree(int(m), "0", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
+	// Before Linux 6.15 nothing can be cloned from a mount that is attached nowhere.
+	dir, r, ok := scratch()
+	if !ok {
+		return r
+	}
+	if err := unix.MoveMount(int(m), "", unix.AT_FDCWD, dir, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return failed("attach a fuse mount", err)
+	}
+	t, err := unix.OpenTree(unix.AT_FDCWD, dir+"/0", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC)
 	if err != nil {
 		return failed("open_tree of a fuse node", err)
 	}

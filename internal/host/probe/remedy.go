@@ -209,6 +209,7 @@ var remedies = []struct {
 		"SELinux refuses it: sudo ausearch -m avc,user_avc -ts recent shows the rule; a confined login (see: id -Z) needs sudo semanage login -a -s unconfined_u NAME"},
 	{host.ProcMount, refused,
 		"something is mounted over a part of /proc (see: grep ' /proc/' /proc/self/mountinfo); unmount it, or start outside of the sandbox around this one"},
+	{host.PidMax, is(unix.EACCES), "needs Linux 6.14 or newer, where each pid namespace has its own; without it processes are limited otherwise"},
 	{refusedStages, is(unix.EPERM, unix.EACCES),
 		"a security module, a seccomp filter or a sandbox around this one refuses it: try outside of it; sudo dmesg | tail names the module if it was one"},
 
