@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -36,7 +37,7 @@ func (g *Gateway) target(host string, port uint16) (target, error) {
 		return g.toAddr(netip.AddrPortFrom(a, port)), nil
 	}
 	name, err := decide.Canonical(host)
-	return target{name: name, port: port}, err
+	return target{name: strings.Clone(name), port: port}, err // host is part of a head
 }
 
 func (g *Gateway) toAddr(a netip.AddrPort) target {

@@ -36,10 +36,17 @@ import (
 )
 
 const (
-	// maxConns are served at once, over all listeners; more are reset.
-	maxConns = 4096
+	// maxConns are served at once, over all listeners; more are reset. There are fewer
+	// if the limit of open files is low: a connection takes up to six (itself, the one
+	// to the outside, two pipes of splice(2)), and the rest of the program needs some.
+	maxConns   = 4096
+	fdsPerConn = 8
 	// maxHead bounds a ClientHello and the head of an HTTP request or response.
 	maxHead = 64 << 10
+	// smallHead is what each connection may send of these without more ado; of larger
+	// ones there are no more than largeHeads in memory at once.
+	smallHead  = 8 << 10
+	largeHeads = 64
 	// headTime is how long a client may take for what the decision needs.
 	headTime = 10 * time.Second
 	// idleTime is how long an HTTP connection may wait for its next request.
@@ -121,6 +128,8 @@ const (
 type Gateway struct {
 	cfg   Config
 	names *names
+	max   int           // clients
+	large chan struct{} // a value for each large head in memory
 
 	tcp, http, socks, dnsTCP []net.Listener
 	dns                      []net.PacketConn
@@ -139,8 +148,12 @@ type Gateway struct {
 
 // New takes the sockets over. Nothing is answered before Serve.
 func New(cfg Config) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, names: newNames(maxNames), open: map[net.Conn]struct{}{}}
+	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), open: map[net.Conn]struct{}{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
+	var files syscall.Rlimit
+	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil {
+		g.max = int(min(files.Cur/fdsPerConn, maxConns))
+	}
 	err := g.adopt()
 	switch {
 	case err != nil:
@@ -249,6 +262,34 @@ type client struct {
 	via   string
 	id    uint64
 	start time.Time
+	room  room // of what it sends
+}
+
+// room is the leave to hold a large head.
+type room struct {
+	slots chan struct{}
+	held  bool
+}
+
+var errNoRoom = fmt.Errorf("more than %d bytes before the decision, while %d others do the same; try again", smallHead, largeHeads)
+
+// take says whether there is room, and holds it until free.
+func (r *room) take() bool {
+	if !r.held {
+		select {
+		case r.slots <- struct{}{}:
+			r.held = true
+		default:
+		}
+	}
+	return r.held
+}
+
+func (r *room) free() {
+	if r.held {
+		<-r.slots
+		r.held = false
+	}
 }
 
 func (g *Gateway) accept(l net.Listener, via string, handle func(*client)) {
@@ -271,15 +312,16 @@ func (g *Gateway) accept(l net.Listener, via string, handle func(*client)) {
 			conn.Close()
 			continue
 		}
-		c := &client{tcp: tcp, r: bufio.NewReader(tcp), via: via, id: g.ids.Add(1), start: time.Now()}
+		c := &client{tcp: tcp, r: bufio.NewReader(tcp), via: via, id: g.ids.Add(1), start: time.Now(), room: room{slots: g.large}}
 		if !g.admit(tcp) {
 			_ = g.cfg.Record(Fact{Kind: Decided, Via: via, Conn: c.id, Verdict: decide.Verdict{Code: tooMany,
-				Reason: fmt.Sprintf("more than %d connections at once; close some", maxConns)}})
+				Reason: fmt.Sprintf("more than %d connections at once; close some", g.max)}})
 			abort(tcp)
 			continue
 		}
 		g.wg.Go(func() {
 			handle(c)
+			c.room.free()
 			g.mu.Lock()
 			g.clients--
 			delete(g.open, tcp)
@@ -293,7 +335,7 @@ func (g *Gateway) accept(l net.Listener, via string, handle func(*client)) {
 func (g *Gateway) admit(c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed || g.clients >= maxConns {
+	if g.closed || g.clients >= g.max {
 		return false
 	}
 	g.clients++

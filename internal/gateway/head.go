@@ -41,11 +41,15 @@ type head struct {
 	proxy   bool // the absolute form, as a proxy gets it
 }
 
-var errHeadSize = fmt.Errorf("a head of more than %d bytes", maxHead)
+// maxLines of a head: short lines take many times their bytes in memory.
+const maxLines = 256
+
+var errHeadSize = fmt.Errorf("a head of more than %d bytes or %d lines", maxHead, maxLines)
 
 // readLines reads up to the empty line that ends a head, and returns the lines
-// without their ends. The error is io.EOF if there is nothing at all.
-func readLines(r *bufio.Reader) ([]string, error) {
+// without their ends. What is larger than smallHead needs room. The error is io.EOF if
+// there is nothing at all.
+func readLines(r *bufio.Reader, m *room) ([]string, error) {
 	var lines []string
 	total := 0
 	for {
@@ -54,6 +58,9 @@ func readLines(r *bufio.Reader) ([]string, error) {
 			part, err := r.ReadSlice('\n')
 			if total += len(part); total > maxHead {
 				return nil, errHeadSize
+			}
+			if total > smallHead && !m.take() {
+				return nil, errNoRoom
 			}
 			line = append(line, part...)
 			if err == nil {
@@ -73,8 +80,16 @@ func readLines(r *bufio.Reader) ([]string, error) {
 		if s == "" {
 			return lines, nil
 		}
+		if len(lines) == maxLines {
+			return nil, errHeadSize
+		}
 		lines = append(lines, s)
 	}
+}
+
+// passedOn returns what is still needed of a head when it has been passed on.
+func (h *head) passedOn() *head {
+	return &head{method: strings.Clone(h.method), status: h.status, old: h.old, chunked: h.chunked, length: h.length, close: h.close}
 }
 
 // errSyntax is what a client sent that it should not have.
@@ -89,7 +104,7 @@ func parseRequest(lines []string) (*head, error) {
 	}
 	h := &head{length: -1}
 	parts := strings.Split(lines[0], " ")
-	if len(parts) != 3 || !isToken(parts[0]) || !isTarget(parts[1]) {
+	if len(parts) != 3 || len(parts[0]) > 32 || !isToken(parts[0]) || !isTarget(parts[1]) {
 		return nil, errSyntax("a request line that is not HTTP/1.1")
 	}
 	switch parts[2] {
@@ -351,7 +366,7 @@ func isValue(s string) bool {
 // copyChunks carries a chunked body and writes the chunks anew: sizes in one notation,
 // no extensions, no trailer. With plain, only what is in them. What has come is passed
 // on at the end of each chunk, so that a stream of events does not wait.
-func copyChunks(to io.Writer, r *bufio.Reader, plain bool) (total int64, err error) {
+func copyChunks(to io.Writer, r *bufio.Reader, m *room, plain bool) (total int64, err error) {
 	w := bufio.NewWriter(to)
 	for {
 		line, err := r.ReadSlice('\n')
@@ -371,8 +386,8 @@ func copyChunks(to io.Writer, r *bufio.Reader, plain bool) (total int64, err err
 		if !plain {
 			_, _ = w.WriteString(strconv.FormatUint(n, 16) + "\r\n") // w keeps its error
 		}
-		m, err := io.CopyN(w, r, int64(n))
-		if total += m; err != nil {
+		copied, err := io.CopyN(w, r, int64(n))
+		if total += copied; err != nil {
 			return total, noEOF(err)
 		}
 		var end [2]byte
@@ -391,7 +406,8 @@ func copyChunks(to io.Writer, r *bufio.Reader, plain bool) (total int64, err err
 			}
 		}
 	}
-	trailer, err := readLines(r)
+	defer m.free()
+	trailer, err := readLines(r, m)
 	if err != nil {
 		return total, noEOF(err)
 	}

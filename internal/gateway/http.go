@@ -49,7 +49,8 @@ func (x *exchange) next() bool {
 		return false
 	}
 	_ = x.c.tcp.SetDeadline(time.Now().Add(headTime))
-	lines, err := readLines(x.c.r)
+	defer x.c.room.free()
+	lines, err := readLines(x.c.r, &x.c.room)
 	var req *head
 	if err == nil {
 		req, err = parseRequest(lines)
@@ -64,6 +65,7 @@ func (x *exchange) next() bool {
 		return false
 	}
 	if req.connect {
+		x.c.room.free()
 		x.tunnel(t)
 		return false
 	}
@@ -82,7 +84,10 @@ func (x *exchange) next() bool {
 func (x *exchange) misunderstood(err error) bool {
 	var bad errSyntax
 	var timeout net.Error
+	code := badRequest
 	switch {
+	case err == errNoRoom:
+		code = tooMany
 	case errors.As(err, &bad), err == errHeadSize:
 	case errors.As(err, &timeout) && timeout.Timeout():
 		err = fmt.Errorf("no whole request within %v", headTime)
@@ -90,7 +95,7 @@ func (x *exchange) misunderstood(err error) bool {
 		abort(x.c.tcp)
 		return false
 	}
-	x.refuse(x.g.refuse(x.c, x.asked(), badRequest, "not carried: "+err.Error()))
+	x.refuse(x.g.refuse(x.c, x.asked(), code, "not carried: "+err.Error()))
 	return false
 }
 
@@ -231,6 +236,8 @@ func (x *exchange) forward(req *head) bool {
 		x.bad(err)
 		return false
 	}
+	b, req = nil, req.passedOn()
+	x.c.room.free()
 	// The body goes out while the response may come already.
 	body := make(chan error, 1)
 	if up, c := x.up, x.c; req.chunked || req.length > 0 {
@@ -238,7 +245,7 @@ func (x *exchange) forward(req *head) bool {
 			var n int64
 			var err error
 			if req.chunked {
-				n, err = copyChunks(up.Conn, c.r, false)
+				n, err = copyChunks(up.Conn, c.r, &c.room, false)
 			} else {
 				n, err = copyLength(up.Conn, c.r, c.tcp, req.length)
 			}
@@ -283,11 +290,14 @@ func (x *exchange) forward(req *head) bool {
 // back carries the response. It says whether the connection can be used again, or why
 // the client has got no answer.
 func (x *exchange) back(req *head, upgrade string) (again bool, unanswered error) {
+	m := &room{slots: x.g.large}
+	defer m.free()
 	for {
+		m.free()
 		if err := x.await(); err != nil {
 			return false, err
 		}
-		lines, err := readLines(x.r)
+		lines, err := readLines(x.r, m)
 		if err != nil {
 			return false, noEOF(err)
 		}
@@ -298,7 +308,7 @@ func (x *exchange) back(req *head, upgrade string) (again bool, unanswered error
 		if resp.status == 101 && upgrade == "" {
 			return false, errors.New("it changed the protocol without being asked")
 		}
-		if done, again := x.respond(req, resp, upgrade); done {
+		if done, again := x.respond(req, resp, m, upgrade); done {
 			return again, nil
 		}
 	}
@@ -321,7 +331,7 @@ func (x *exchange) await() error {
 }
 
 // respond writes one response. It is not done after an interim one (1xx).
-func (x *exchange) respond(req, resp *head, upgrade string) (done, again bool) {
+func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, again bool) {
 	c := x.c
 	interim := resp.status < 200
 	switched := resp.status == 101
@@ -345,6 +355,8 @@ func (x *exchange) respond(req, resp *head, upgrade string) (done, again bool) {
 		abort(c.tcp)
 		return true, false
 	}
+	b, resp = nil, resp.passedOn()
+	m.free()
 	if switched {
 		x.splice()
 		return true, false
@@ -357,7 +369,7 @@ func (x *exchange) respond(req, resp *head, upgrade string) (done, again bool) {
 	switch {
 	case none:
 	case resp.chunked:
-		n, err = copyChunks(c.tcp, x.r, plain)
+		n, err = copyChunks(c.tcp, x.r, m, plain)
 	case untilClose:
 		if n, err = io.CopyN(c.tcp, x.r, int64(x.r.Buffered())); err == nil {
 			var m int64
@@ -435,6 +447,8 @@ func (x *exchange) refuse(err error) {
 			status = 400
 		case decide.Mismatch:
 			status = 421
+		case tooMany:
+			status = 503
 		}
 	} else {
 		text = fmt.Sprintf("cofferdam allows this, but it can't be reached: %v", err)
@@ -445,7 +459,8 @@ func (x *exchange) refuse(err error) {
 // refuseHTTP reads a request and answers it with the error.
 func (g *Gateway) refuseHTTP(c *client, err error) {
 	_ = c.tcp.SetDeadline(time.Now().Add(headTime))
-	if _, herr := readLines(c.r); herr != nil {
+	defer c.room.free()
+	if _, herr := readLines(c.r, &c.room); herr != nil {
 		abort(c.tcp)
 		return
 	}
@@ -454,7 +469,7 @@ func (g *Gateway) refuseHTTP(c *client, err error) {
 
 // answer ends a connection with words that whoever drives the client can read.
 func answer(c *client, status int, text string) {
-	reasons := map[int]string{400: "Bad Request", 403: "Forbidden", 421: "Misdirected Request", 502: "Bad Gateway"}
+	reasons := map[int]string{400: "Bad Request", 403: "Forbidden", 421: "Misdirected Request", 502: "Bad Gateway", 503: "Service Unavailable"}
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '

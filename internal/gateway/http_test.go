@@ -243,7 +243,7 @@ func TestRequestRewritten(t *testing.T) {
 	got := make(chan string, 1)
 	w.serve("8080", func(c net.Conn) {
 		r := bufio.NewReader(c)
-		lines, _ := readLines(r)
+		lines, _ := readLines(r, &room{slots: make(chan struct{}, 1)})
 		body := make([]byte, len("3\r\nabc\r\n0\r\n\r\n"))
 		io.ReadFull(r, body)
 		got <- strings.Join(lines, "|") + "|" + string(body)
@@ -264,7 +264,7 @@ func TestUpgrade(t *testing.T) {
 	w := start(t, allow("example.org", 0))
 	w.serve("80", func(c net.Conn) {
 		r := bufio.NewReader(c)
-		if _, err := readLines(r); err != nil {
+		if _, err := readLines(r, &room{slots: make(chan struct{}, 1)}); err != nil {
 			return
 		}
 		io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nfirst")
@@ -288,7 +288,7 @@ func TestResponses(t *testing.T) {
 	w := start(t, allow("example.org", 0))
 	var reply string
 	w.serve("80", func(c net.Conn) {
-		readLines(bufio.NewReader(c))
+		readLines(bufio.NewReader(c), &room{slots: make(chan struct{}, 1)})
 		io.WriteString(c, reply)
 	})
 	const get = "GET / HTTP/1.1\r\nHost: example.org\r\nConnection: close\r\n\r\n"
@@ -326,7 +326,7 @@ func FuzzRequest(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bufio.NewReader(bytes.NewReader(b))
-		lines, err := readLines(r)
+		lines, err := readLines(r, &room{slots: make(chan struct{}, 1)})
 		if err != nil {
 			return
 		}
@@ -351,7 +351,7 @@ func FuzzRequest(f *testing.F) {
 		// What we write is read back as the same.
 		again := []byte(h.method + " / HTTP/1.1\r\nHost: a\r\n")
 		again = writeFields(again, h.passed(), h.chunked, h.length, "", false)
-		lines2, err := readLines(bufio.NewReader(bytes.NewReader(again)))
+		lines2, err := readLines(bufio.NewReader(bytes.NewReader(again)), &room{slots: make(chan struct{}, 1)})
 		if err == errHeadSize {
 			return
 		}
@@ -365,7 +365,7 @@ func FuzzRequest(f *testing.F) {
 		// The bodies agree as well, and where they end.
 		if h.chunked {
 			var got bytes.Buffer
-			_, err := copyChunks(&got, r, true)
+			_, err := copyChunks(&got, r, &room{}, true)
 			want, werr := io.ReadAll(req.Body)
 			if err == nil && (werr != nil || !bytes.Equal(want, got.Bytes())) {
 				t.Errorf("%q: body %q, net/http says %q %v", b, got.Bytes(), want, werr)
@@ -387,7 +387,7 @@ func FuzzResponse(f *testing.F) {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		lines, err := readLines(bufio.NewReader(bytes.NewReader(b)))
+		lines, err := readLines(bufio.NewReader(bytes.NewReader(b)), &room{slots: make(chan struct{}, 1)})
 		if err != nil {
 			return
 		}
@@ -396,7 +396,7 @@ func FuzzResponse(f *testing.F) {
 			return
 		}
 		out := append([]byte(fmt.Sprintf("HTTP/1.1 %d %s\r\n", h.status, h.reason)), writeFields(nil, h.passed(), h.chunked, h.length, "", h.close)...)
-		lines, err = readLines(bufio.NewReader(bytes.NewReader(out)))
+		lines, err = readLines(bufio.NewReader(bytes.NewReader(out)), &room{slots: make(chan struct{}, 1)})
 		if err == errHeadSize {
 			return
 		}

@@ -83,6 +83,7 @@ func (g *Gateway) tunnel(c *client, t target, u *upstream) {
 			var n int
 			n, err = u.Write(first)
 			u.out += int64(n)
+			c.room.free()
 		}
 		if err != nil {
 			u.stopped.Store(true)
@@ -154,6 +155,9 @@ func (g *Gateway) first(c *client, t target) ([]byte, error) {
 	for {
 		n, err := c.r.Read(buf)
 		got = append(got, buf[:n]...)
+		if len(got) > smallHead && t.name != "" && !c.room.take() {
+			return nil, g.refuse(c, t, tooMany, errNoRoom.Error())
+		}
 		if len(got) > 0 {
 			if t.name == "" {
 				return g.rest(c, got), nil
