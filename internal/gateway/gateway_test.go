@@ -491,6 +491,36 @@ func TestTLS(t *testing.T) {
 	}
 }
 
+// oldRecord writes the first TLS record with another version than any TLS has; servers
+// of crypto/tls and some others do not look at that.
+type oldRecord struct {
+	net.Conn
+	major byte
+}
+
+func (o *oldRecord) Write(b []byte) (int, error) {
+	if o.major != 3 {
+		b = bytes.Clone(b)
+		b[1], o.major = o.major, 3
+	}
+	return o.Conn.Write(b)
+}
+
+// What a server might take for TLS is compared, whatever version its record has.
+func TestVersionOfRecord(t *testing.T) {
+	w := start(t, allow("example.org", 8443))
+	names := w.tlsEcho("8443")
+	for _, major := range []byte{0, 2, 4, 0x0f} {
+		if _, err := tlsTalk(&oldRecord{w.named("example.org", "8443"), major}, "another.example"); err == nil || len(*names) != 0 {
+			t.Errorf("version %d: %v, got out: %q", major, err, *names)
+		}
+	}
+	// The control: such a server exists.
+	if got, err := tlsTalk(&oldRecord{w.named("example.org", "8443"), 2}, "example.org"); got != "you said hello" {
+		t.Errorf("control: %q %v", got, err)
+	}
+}
+
 // A ClientHello that comes in pieces, in time.
 func TestHelloInPieces(t *testing.T) {
 	w := start(t, allow("example.org", 0))

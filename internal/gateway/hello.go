@@ -34,7 +34,7 @@ func parseHello(b []byte) (hello, error) {
 		if records == maxRecords {
 			return hello{}, fmt.Errorf("a ClientHello in more than %d records", maxRecords)
 		}
-		if len(b) > 0 && b[0] != 22 || len(b) > 1 && b[1] != 3 {
+		if len(b) > 0 && b[0] != 22 {
 			if msg == nil {
 				return hello{}, errNotTLS
 			}
@@ -42,6 +42,18 @@ func parseHello(b []byte) (hello, error) {
 		}
 		if len(b) < 5 {
 			return hello{}, errShort
+		}
+		// Not every server looks at the version of a record, so a ClientHello is one in
+		// any. What begins otherwise may be another protocol.
+		if b[1] != 3 {
+			switch {
+			case msg != nil:
+				return hello{}, errors.New("a ClientHello with something else in it")
+			case len(b) == 5:
+				return hello{}, errShort
+			case b[5] != 1:
+				return hello{}, errNotTLS
+			}
 		}
 		n := int(binary.BigEndian.Uint16(b[3:]))
 		if n == 0 || n > 1<<14 {

@@ -129,7 +129,7 @@ func TestHello(t *testing.T) {
 			t.Errorf("%s: %q %v", what, h.serverName, err)
 		}
 	}
-	for _, s := range []string{"GET / HTTP/1.1", "\x80\x2e\x01\x00\x02", "\x16\x02\x00"} {
+	for _, s := range []string{"GET / HTTP/1.1", "\x80\x2e\x01\x00\x02", "\x16\x02\x00\x00\x01\x02"} {
 		if _, err := parseHello([]byte(s)); err != errNotTLS {
 			t.Errorf("%q: %v", s, err)
 		}
