@@ -337,3 +337,17 @@ func own(a netip.Addr) bool {
 	}
 	return false
 }
+
+// cause is an error of the outside for whoever is inside: without the addresses of
+// this machine, those of its resolver among them. The record has all of it.
+func cause(err error) string {
+	var dns *net.DNSError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &dns):
+		return "resolve: " + dns.Err
+	case errors.As(err, &op):
+		return op.Op + ": " + op.Err.Error()
+	}
+	return err.Error()
+}

@@ -521,6 +521,36 @@ func TestVersionOfRecord(t *testing.T) {
 	}
 }
 
+// What goes wrong outside is told without this machine's own addresses.
+func TestErrorsTellNothingOfThisMachine(t *testing.T) {
+	w := start(t, allow("example.org", 0), allow("nowhere.example", 0))
+	w.serve("80", func(c net.Conn) { c.Read(make([]byte, 1)); abort(c) })
+	own := netip.MustParseAddrPort("192.0.2.1:45678")
+	resolver := "192.0.2.53:53"
+	before := w.cfg.Resolve
+	w.cfg.Resolve = func(ctx context.Context, name string) ([]netip.Addr, error) {
+		if name == "nowhere.example" {
+			return nil, &net.DNSError{Err: "no such host", Name: name + ".", Server: resolver, IsNotFound: true}
+		}
+		return before(ctx, name)
+	}
+	for _, name := range []string{"example.org", "nowhere.example"} {
+		c := dialTo(t, w.addrs.http)
+		fmt.Fprintf(c, "GET http://%s/ HTTP/1.1\r\nHost: %[1]s\r\n\r\n", name)
+		b, _ := io.ReadAll(c)
+		text := string(b)
+		if !strings.HasPrefix(text, "HTTP/1.1 502 ") || !strings.Contains(text, "no such host") && !strings.Contains(text, "reset") ||
+			strings.Contains(text, "->") || strings.Contains(text, resolver) {
+			t.Errorf("%s: %s", name, text)
+		}
+	}
+	// As connect(2) and read(2) of a connection with an address of its own say it.
+	err := &net.OpError{Op: "dial", Net: "tcp", Source: net.TCPAddrFromAddrPort(own), Addr: net.TCPAddrFromAddrPort(netip.MustParseAddrPort("93.184.216.34:80")), Err: syscall.ECONNREFUSED}
+	if s := cause(fmt.Errorf("resolve: %w", err)); strings.Contains(s, own.String()) || !strings.Contains(s, "refused") {
+		t.Error(s)
+	}
+}
+
 // A ClientHello that comes in pieces, in time.
 func TestHelloInPieces(t *testing.T) {
 	w := start(t, allow("example.org", 0))

@@ -428,7 +428,7 @@ func (x *exchange) splice() {
 
 // bad answers for an outside that failed before it said anything.
 func (x *exchange) bad(err error) {
-	answer(x.c, 502, fmt.Sprintf("cofferdam: %s was reached, and then: %v", x.to, err))
+	answer(x.c, 502, fmt.Sprintf("cofferdam: %s was reached, and then: %s", x.to, cause(err)))
 }
 
 // refuse answers with an error of decide or connect.
@@ -451,7 +451,7 @@ func (x *exchange) refuse(err error) {
 			status = 503
 		}
 	} else {
-		text = fmt.Sprintf("cofferdam allows this, but it can't be reached: %v", err)
+		text = fmt.Sprintf("cofferdam allows this, but it can't be reached: %s", cause(err))
 	}
 	answer(x.c, status, text)
 }
