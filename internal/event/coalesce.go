@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Bounds of a Coalescer. The inside can be refused a million times a second;
+// Bounds of a share of a Coalescer. The inside can be refused a million times a second;
 // the log must neither hide that nor fill the disk.
 const (
 	firstOfKind = 3       // like events that are written as they come
@@ -23,17 +23,33 @@ const (
 // over the byte rate is counted together in one line without subject. The
 // Counts of all lines always add up to the number of events.
 //
+// Network events have a share of their own, of everything: what has left the machine
+// is not hidden behind a flood of refusals, which cost the inside nothing.
+//
 // It has no goroutine; its owner calls Tick once per Interval.
 type Coalescer struct {
 	w  *Writer
 	mu sync.Mutex
 	// now, guarded by mu, as the bucket last saw it.
 	now    time.Time
-	budget int // bytes that may be written now
+	shares [2]share
 	seen   map[like]*pending
 	order  []like // keys of seen, oldest first: summaries come in this order
 	over   map[Kind]*overflow
 	kinds  []Kind // keys of over, in order
+}
+
+// share is what is left of the bounds.
+type share struct {
+	budget int // bytes that may be written now
+	likes  int // in seen
+}
+
+func (c *Coalescer) share(k Kind) *share {
+	if k == Network {
+		return &c.shares[1]
+	}
+	return &c.shares[0]
 }
 
 // like is what makes two events "the same again".
@@ -56,7 +72,8 @@ type overflow struct {
 
 // NewCoalescer returns a Coalescer that writes to w.
 func NewCoalescer(w *Writer) *Coalescer {
-	return &Coalescer{w: w, budget: burstBytes, seen: map[like]*pending{}, over: map[Kind]*overflow{}}
+	full := share{budget: burstBytes}
+	return &Coalescer{w: w, shares: [2]share{full, full}, seen: map[like]*pending{}, over: map[Kind]*overflow{}}
 }
 
 // Add writes e, or counts it. Kinds that the inside can't repeat at will are
@@ -87,13 +104,14 @@ func (c *Coalescer) Add(e Event) (out Event, stored bool, err error) {
 	c.refill(e.Time)
 	e = clean(e) // here, so that what is remembered has bounds
 	k := like{e.Kind, e.Subject, e.Action, e.Access, e.Rule, e.Process, e.To}
-	p := c.seen[k]
+	p, s := c.seen[k], c.share(e.Kind)
 	if p == nil {
-		if len(c.seen) >= maxLike {
+		if s.likes >= maxLike {
 			return e, false, c.overflow(e)
 		}
 		p = &pending{}
 		c.seen[k] = p
+		s.likes++
 		c.order = append(c.order, k)
 	}
 	p.quiet = false
@@ -102,7 +120,7 @@ func (c *Coalescer) Add(e Event) (out Event, stored bool, err error) {
 		p.last = e
 		return e, false, c.w.Err()
 	}
-	if c.budget <= 0 {
+	if s.budget <= 0 {
 		return e, false, c.overflow(e)
 	}
 	p.written++
@@ -123,6 +141,7 @@ func (c *Coalescer) Tick(now time.Time) error {
 	for _, k := range c.order {
 		if c.seen[k].quiet {
 			delete(c.seen, k)
+			c.share(k.kind).likes--
 			continue
 		}
 		c.seen[k].quiet = true
@@ -149,7 +168,7 @@ func (c *Coalescer) flush() error {
 		e := p.last
 		e.Count = p.waiting
 		p.waiting = 0
-		if c.budget <= 0 {
+		if c.share(e.Kind).budget <= 0 {
 			if err := c.overflow(e); err != nil {
 				return err
 			}
@@ -195,7 +214,7 @@ func (c *Coalescer) write(e Event) (Event, error) {
 	c.w.mu.Lock()
 	defer c.w.mu.Unlock()
 	e, n, err := c.w.append(e)
-	c.budget -= n
+	c.share(e.Kind).budget -= n
 	return e, err
 }
 
@@ -205,7 +224,10 @@ func (c *Coalescer) refill(now time.Time) {
 	}
 	// Whole milliseconds only; the rest stays for the next call.
 	if d := now.Sub(c.now) / time.Millisecond; d > 0 {
-		c.budget = int(min(burstBytes, int64(c.budget)+int64(d)*bytesPerSec/1000))
+		for i := range c.shares {
+			s := &c.shares[i]
+			s.budget = int(min(burstBytes, int64(s.budget)+int64(d)*bytesPerSec/1000))
+		}
 		c.now = c.now.Add(d * time.Millisecond)
 	}
 }

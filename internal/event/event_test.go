@@ -301,6 +301,27 @@ func TestCoalescerCountsLikeEvents(t *testing.T) {
 
 // A flood of different, long subjects must neither fill disk or memory nor
 // lose a count.
+// Where something was carried to stays to be read, however much was refused before.
+func TestRefusalsHideNoTraffic(t *testing.T) {
+	w, name := tempWriter(t)
+	c := NewCoalescer(w)
+	for i := range 20000 {
+		if _, _, err := c.Add(Event{Kind: Denied, Subject: fmt.Sprintf("%d.%s", i, strings.Repeat("x", 100)), Time: t0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, stored, err := c.Add(Event{Kind: Network, Action: "open", Subject: "api.example:443", Time: t0}); err != nil || !stored {
+		t.Error(stored, err)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	data, _, _ := readFile(t, name)
+	if !strings.Contains(string(data), "api.example:443") {
+		t.Error("not in the file")
+	}
+}
+
 func TestFloodIsBounded(t *testing.T) {
 	w, name := tempWriter(t)
 	c := NewCoalescer(w)
