@@ -69,7 +69,7 @@ func TestDescriptorsAreLeft(t *testing.T) {
 	}
 	defer syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit)
 	w := start(t, allow("example.org", 0))
-	for range 512/fdsPerConn {
+	for range 512 / fdsPerConn {
 		dialTo(t, w.addrs.http)
 	}
 	if c, err := net.Dial("tcp", w.addrs.http); err == nil { // else it was reset already
