@@ -30,6 +30,16 @@ func (w *World) hostThings(t testing.TB) {
 	t.Cleanup(func() { os.Remove(w.Mark) })
 }
 
+// landlockABI is what this kernel has; 0 is none (landlock_create_ruleset(2)).
+func landlockABI() int {
+	const createRuleset, version = 444, 1
+	abi, _, e := syscall.Syscall(createRuleset, 0, 0, version)
+	if e != 0 {
+		return 0
+	}
+	return int(abi)
+}
+
 func shmAttach(w *World) error {
 	p, _, e := syscall.Syscall(syscall.SYS_SHMAT, uintptr(w.Shm), 0, 0)
 	if e != 0 {

@@ -187,7 +187,7 @@ func (w *World) Plan(command ...string) *plan.Plan {
 		Dir: w.Workspace, Workspace: w.Workspace, PrivateHome: w.Private,
 		Identity: plan.Identity{UID: os.Getuid(), GID: os.Getgid(), Home: w.Home, Hostname: "cofferdam"},
 		Network:  plan.Network{Mode: "loopback"},
-		Landlock: 6,
+		Landlock: min(landlockABI(), 6),
 		Rules:    []plan.RuleStatus{{ID: 1, Text: "denyRead .env"}},
 		Environment: []plan.EnvVar{
 			{Name: "PATH", Value: "/usr/bin:/bin"}, {Name: "HOME", Value: w.Home},
