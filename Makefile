@@ -3,7 +3,7 @@ GO      ?= go
 PKGS    := ./...
 VERSION := $(shell cat VERSION)
 
-.PHONY: build test test-setup race lint fuzz bench generate clean
+.PHONY: build test test-setup race lint fuzz bench vm generate clean
 
 build: ## one static binary in bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags='-s -w -X main.version=$(VERSION)' -o bin/cofferdam ./cmd/cofferdam
@@ -26,6 +26,9 @@ fuzz: ## each fuzz target for a short time
 bench: ## start, memory and overhead beside bare, bwrap and srt
 	test/setup bench
 	$(GO) run ./test/bench $(BENCHFLAGS)
+
+vm: ## the program on Debian's kernel in QEMU; VMARCH=arm64 for the other processor
+	test/vm/run $(VMARCH)
 
 generate:
 	$(GO) generate $(PKGS)

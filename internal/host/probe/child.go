@@ -236,7 +236,12 @@ func tryRedirect(family int) result {
 	if err := unix.Connect(c, to); err != nil {
 		return failed("connect to "+want.String()+" through a redirect rule", err)
 	}
-	// The connection is made: it is here already, or it is elsewhere.
+	// It is made, here or elsewhere; here it is when the last packet of the handshake
+	// has been dealt with, which may be on another processor.
+	ready := []unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}
+	if _, err := unix.Poll(ready, 1000); err != nil && err != unix.EINTR {
+		return failed("poll", err)
+	}
 	fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
 	if err == unix.EAGAIN {
 		return no("a connection was not redirected")
