@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -338,8 +339,8 @@ func TestControl(t *testing.T) {
 	if err := s.Ping(i); err == nil {
 		t.Error("answered before anyone serves")
 	}
-	var asked []string
-	var adopted string
+	var asked atomic.Value // []string
+	var adopted atomic.Value
 	srv, err := x.Serve(func(p Peer, command []string) ([]*os.File, error) {
 		if p.PID != os.Getpid() {
 			t.Errorf("peer %+v", p)
@@ -347,7 +348,7 @@ func TestControl(t *testing.T) {
 		if len(command) == 0 {
 			return nil, errors.New("no command")
 		}
-		asked = command
+		asked.Store(command)
 		r, w, err := os.Pipe()
 		if err != nil {
 			return nil, err
@@ -357,7 +358,7 @@ func TestControl(t *testing.T) {
 		return []*os.File{r}, nil
 	}, func(listener *os.File) error {
 		data, _ := io.ReadAll(listener)
-		if adopted = string(data); adopted == "" {
+		if adopted.Store(string(data)); len(data) == 0 {
 			return errors.New("no listener")
 		}
 		return nil
@@ -373,8 +374,9 @@ func TestControl(t *testing.T) {
 		t.Fatal(files, err)
 	}
 	defer files[0].Close()
-	if data, _ := io.ReadAll(files[0]); string(data) != "inside" || asked[0] != "ls" || len(asked[1]) != 256 {
-		t.Errorf("%q, %d", data, len(asked[1]))
+	words, _ := asked.Load().([]string)
+	if data, _ := io.ReadAll(files[0]); string(data) != "inside" || len(words) != 2 || words[0] != "ls" || len(words[1]) != 256 {
+		t.Errorf("%q, %q", data, words)
 	}
 	if _, err := s.Enter(i, nil); err == nil || !strings.Contains(err.Error(), "no command") {
 		t.Errorf("refusal: %v", err)
@@ -388,8 +390,8 @@ func TestControl(t *testing.T) {
 	}
 	w.WriteString("listener")
 	w.Close()
-	if err := s.Adopt(i, r); err != nil || adopted != "listener" {
-		t.Errorf("%v, %q", err, adopted)
+	if err := s.Adopt(i, r); err != nil || adopted.Load() != "listener" {
+		t.Errorf("%v, %q", err, adopted.Load())
 	}
 	if err := s.Adopt(i, r); err == nil || !strings.Contains(err.Error(), "no listener") {
 		t.Errorf("refusal: %v", err)
