@@ -17,15 +17,16 @@ import (
 // never absent: a deny rule for it must not be dropped.
 func Paths(list []string) map[string]host.Path {
 	out := make(map[string]host.Path, len(list))
+	dirs := straight{}
 	for _, p := range list {
 		if _, done := out[p]; !done {
-			out[p] = look(p)
+			out[p] = look(p, dirs)
 		}
 	}
 	return out
 }
 
-func look(path string) host.Path {
+func look(path string, dirs straight) host.Path {
 	if !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0 {
 		return host.Path{Kind: host.KindUnknown, RealKind: host.KindUnknown}
 	}
@@ -33,7 +34,11 @@ func look(path string) host.Path {
 	if err := unix.Lstat(path, &st); err != nil {
 		k := missing(err)
 		out := host.Path{Kind: k, RealKind: k}
-		if k == host.KindAbsent {
+		switch {
+		case k != host.KindAbsent:
+		case filepath.Clean(path) == path && dirs.is(filepath.Dir(path)):
+			out.At = path
+		default:
 			out.Links, out.At = way(path)
 		}
 		return out
@@ -53,6 +58,27 @@ func look(path string) host.Path {
 	out.Real, out.RealKind, out.UID, out.Mode = real, kindOf(rst.Mode), int(rst.Uid), rst.Mode&0o7777
 	out.Closed = closed(real, rst)
 	return out
+}
+
+// straight remembers of directories whether there is no symlink on their way, of what
+// is there: most of what is looked for is absent, in a few directories.
+type straight map[string]bool
+
+func (s straight) is(dir string) bool {
+	yes, known := s[dir]
+	if known {
+		return yes
+	}
+	real, _, err := resolveErr(dir)
+	switch {
+	case err == nil:
+		yes = real == dir
+	case missing(err) == host.KindAbsent && dir != "/":
+		var st unix.Stat_t // a link to nothing is there itself
+		yes = missing(unix.Lstat(dir, &st)) == host.KindAbsent && s.is(filepath.Dir(dir))
+	}
+	s[dir] = yes
+	return yes
 }
 
 // way follows the symlinks of a path one by one and says where it ends, whether

@@ -23,7 +23,7 @@ func main() {
 	p := &plan.Plan{
 		Program: command[0], Command: command, Dir: ws,
 		Identity: plan.Identity{UID: os.Getuid(), GID: os.Getgid(), Home: home, Hostname: "cofferdam"},
-		Landlock: 6,
+		Landlock: 6, Network: plan.Network{Mode: "loopback"},
 		Mounts: []plan.Mount{
 			bind("/usr", false), bind("/etc", false),
 			{Kind: plan.Symlink, Source: "usr/bin", Target: "/bin"}, {Kind: plan.Symlink, Source: "usr/lib", Target: "/lib"},
