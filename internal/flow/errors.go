@@ -107,7 +107,7 @@ func (e *LimitError) Error() string {
 }
 
 // UnsweptError: names that programs on the host obey have appeared in the
-// workspace, and could not be set aside.
+// workspace, and could not be set aside. The next start tries again.
 type UnsweptError struct{ Left []string }
 
 func (e *UnsweptError) Error() string {

@@ -2,6 +2,7 @@ package flow
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -175,6 +176,54 @@ func TestFailedRunTellsOfTheWorkspace(t *testing.T) {
 				t.Errorf("told: %q", text)
 			}
 		})
+	}
+}
+
+// What could not be set aside at the end is tried again by the next start.
+func TestUnsweptIsTriedAgain(t *testing.T) {
+	c, _, ws := hostile(t)
+	store, err := session.Open(c.Environ)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	out, err := os.Create(filepath.Join(t.TempDir(), "err"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer out.Close()
+	c.Err = out
+	p := &plan.Plan{Boundary: "native", Workspace: ws, Guards: []plan.Guard{{Pattern: "**/.envrc", Reason: "direnv runs it"}}}
+	r := &run{prepared: &prepared{plan: p, policy: &policy.Effective{}}, caller: c, store: store, recorder: &recorder{}}
+	if err := r.open(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	// Files are in the way of all directories for what is set aside.
+	inTheWay := []string{filepath.Join(r.session.Dir, "set-aside")}
+	for n := 2; n <= 1000; n++ {
+		inTheWay = append(inTheWay, fmt.Sprintf("%s.%d", inTheWay[0], n))
+	}
+	for _, file := range append(inTheWay, ws+"/.envrc") {
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var unswept *UnsweptError
+	if err := r.failed(errors.New("the machine is on fire")); !errors.As(err, &unswept) {
+		t.Errorf("%v", err)
+	}
+	r.close()
+	if _, left := recovered(t, store, c); left != 1 {
+		t.Errorf("%d sessions are to be tried again", left)
+	}
+	for _, file := range inTheWay {
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told, left := recovered(t, store, c)
+	if _, err := os.Lstat(ws + "/.envrc"); left != 0 || !errors.Is(err, os.ErrNotExist) || !strings.Contains(told, "set aside") {
+		t.Errorf("%d left, %v, told %q", left, err, told)
 	}
 }
 

@@ -168,7 +168,10 @@ type run struct {
 	watcher  *workspace.Watcher
 	server   *session.Server
 	gateway  *gateway.Gateway
-	guests   struct {
+	// unswept: something may be left in the workspace. The session stays open then,
+	// so that the next start sweeps again, and does not take it for the person's own.
+	unswept bool
+	guests  struct {
 		sync.Mutex
 		pids []int
 	}
@@ -292,7 +295,9 @@ func (r *run) sweep() error {
 	if err != nil {
 		return r.workspaceGone(err)
 	}
-	return unsettled(rep)
+	err = unsettled(rep)
+	r.unswept = err != nil
+	return err
 }
 
 // workspaceGone puts into words that somebody on the host has taken the workspace
@@ -356,7 +361,9 @@ func (r *run) finish(result supervise.Result) (int, error) {
 	}
 	err := errors.Join(sweepErr, logErr)
 	seq, head := r.recorder.head()
-	err = errors.Join(err, r.session.End(session.Exit{Status: status, Events: seq, Head: head}))
+	if !r.unswept {
+		err = errors.Join(err, r.session.End(session.Exit{Status: status, Events: seq, Head: head}))
+	}
 	r.summary()
 	if err != nil {
 		return 0, err
@@ -391,7 +398,9 @@ func (r *run) failed(err error) error {
 	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
 	_ = r.recorder.flush()
 	seq, head := r.recorder.head()
-	_ = r.session.End(session.Exit{Status: -1, Error: err.Error(), Events: seq, Head: head})
+	if !r.unswept {
+		_ = r.session.End(session.Exit{Status: -1, Error: err.Error(), Events: seq, Head: head})
+	}
 	r.summary()
 	return err
 }
