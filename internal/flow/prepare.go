@@ -314,36 +314,89 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		list[i] = workspace.Pattern{Text: text}
 	}
 	scan, err := workspace.Scan(p.workspace, list, workspace.Limits{})
-	var many *workspace.TooManyError
-	if errors.As(err, &many) {
-		e := &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
-		for _, r := range eff.Paths {
-			if r.Pattern == many.Pattern {
-				e.Rule, e.Origin = string(r.Access)+" "+r.Text, r.Origin
-			}
-		}
-		return f, e
-	}
 	if errors.Is(err, fs.ErrNotExist) {
 		return f, &UsageError{Text: fmt.Sprintf("the workspace %q has gone", p.workspace), Hint: "go to a directory that exists"}
 	}
 	if err != nil {
-		return f, err
+		return f, tooMany(err, eff)
 	}
 	f.Found = scan.FoundIn(p.workspace, list)
 	followLinks(&f, p.workspace, eff)
 	followGitConfig(&f, p.workspace, eff)
-	for _, b := range scan.Blind {
-		// What is in there could not be looked at, so nobody inside shall
-		// look either: its owner could open it with chmod(1).
-		full := filepath.Join(p.workspace, string(b.Path))
+	closeBlind(&f, p.workspace, scan.Blind, eff)
+	return f, searchOutside(&f, p.workspace, eff)
+}
+
+// maxOutside bounds the search of one directory outside of the workspace, in entries:
+// about a second.
+const maxOutside = 1 << 20
+
+// searchOutside looks for what denials by a pattern match in what other rules open. A
+// directory that could not be searched is left to the plan, which refuses it.
+func searchOutside(f *host.Facts, ws string, eff *policy.Effective) error {
+	roots := compile.ToSearch(eff.Paths, ws, f.Paths)
+	if len(roots) == 0 {
+		return nil
+	}
+	var list []workspace.Pattern
+	for _, r := range eff.Paths {
+		if r.Glob && (r.Access == policy.DenyRead || r.Access == policy.DenyWrite) {
+			list = append(list, workspace.Pattern{Text: r.Pattern})
+		}
+	}
+	known := map[host.Found]bool{} // the workspace may lie in one of them
+	for _, m := range f.Found {
+		known[m] = true
+	}
+	for _, root := range roots {
+		scan, err := workspace.Scan(root, list, workspace.Limits{Entries: maxOutside})
+		var many *workspace.TooManyError
+		switch {
+		case errors.As(err, &many):
+			return tooMany(err, eff)
+		case err != nil:
+			continue
+		}
+		for _, m := range scan.FoundIn(root, list) {
+			if !known[m] {
+				f.Found = append(f.Found, m)
+			}
+		}
+		closeBlind(f, root, scan.Blind, eff)
+		f.Searched = append(f.Searched, root)
+	}
+	return nil
+}
+
+// closeBlind denies what could not be looked at, so that nobody inside looks either:
+// its owner could open it with chmod(1).
+func closeBlind(f *host.Facts, root string, blind []workspace.Blind, eff *policy.Effective) {
+	for _, b := range blind {
+		full := filepath.Join(root, string(b.Path))
+		if _, known := f.Paths[full]; known && slices.ContainsFunc(eff.Paths, func(r policy.PathRule) bool { return r.Pattern == full && r.Access == policy.DenyRead }) {
+			continue
+		}
 		f.Paths[full] = host.Path{Kind: host.KindDir, Real: full, RealKind: host.KindDir, UID: f.UID}
 		eff.Paths = append(eff.Paths, policy.PathRule{
 			Access: policy.DenyRead, Pattern: full, Text: string(b.Path), Reason: "could not be searched for secrets: " + b.Err,
 			Origin: plan.Origin{Layer: "built-in", Key: "directories that can't be searched"},
 		})
 	}
-	return f, nil
+}
+
+// tooMany puts the limit of a search into the words of the rule that reaches it.
+func tooMany(err error, eff *policy.Effective) error {
+	var many *workspace.TooManyError
+	if !errors.As(err, &many) {
+		return err
+	}
+	e := &ForbiddenError{Text: many.Error(), Hint: "name the directory instead of everything in it"}
+	for _, r := range eff.Paths {
+		if r.Pattern == many.Pattern {
+			e.Rule, e.Origin = string(r.Access)+" "+r.Text, r.Origin
+		}
+	}
+	return e
 }
 
 // followLinks adds what a found symlink leads to in the workspace: a secret under

@@ -107,8 +107,11 @@ type Facts struct {
 	// RootEntries are the names in "/", for rules that speak of all of it.
 	RootEntries []string `json:"rootEntries,omitempty"`
 	// Found has every match of the policy's glob patterns in the workspace
-	// at the start, sorted by path.
+	// at the start, sorted by path, and then those in each of Searched.
 	Found []Found `json:"found,omitempty"`
+	// Searched are directories outside of the workspace in which the patterns
+	// of denials were looked for; their text is that of the rules that open them.
+	Searched []string `json:"searched,omitempty"`
 
 	CPUs        int   `json:"cpus"`
 	MemoryBytes int64 `json:"memoryBytes"`

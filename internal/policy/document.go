@@ -63,8 +63,9 @@ type Document struct {
 type Filesystem struct {
 	// Paths that may be read, with all below them. "~" is the home directory,
 	// "." and relative paths start at the workspace. "*", "?", "[a-z]" and
-	// "**" are patterns. In what denyRead closes they may be read and not
-	// written: allowWrite opens them for both.
+	// "**" are patterns; one that allows is looked for in the workspace only. In
+	// what denyRead closes they may be read and not written: allowWrite opens them
+	// for both.
 	AllowRead []Val[string] `json:"allowRead,omitempty" is:"path"`
 	// Paths that may be neither read nor written.
 	DenyRead []Val[string] `json:"denyRead,omitempty" is:"path"`

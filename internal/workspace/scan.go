@@ -23,6 +23,7 @@ import (
 // Limits bound a scan. Zero values mean the defaults.
 type Limits struct {
 	Matches int // 10,000
+	Entries int // no bound
 	Workers int // GOMAXPROCS, at most 4
 }
 
@@ -61,8 +62,13 @@ type TooManyError struct {
 }
 
 func (e *TooManyError) Error() string {
-	return fmt.Sprintf("pattern %q: more than %d matches in the workspace", e.Pattern, e.Limit)
+	return fmt.Sprintf("pattern %q: more than %d matches", e.Pattern, e.Limit)
 }
+
+// TooLargeError: the tree has more entries than were to be looked at.
+type TooLargeError struct{ Limit int }
+
+func (e *TooLargeError) Error() string { return fmt.Sprintf("more than %d entries", e.Limit) }
 
 // Scan finds every entry below root that a pattern names, at any depth. It
 // goes through mount points (a bind mount in the project is part of what the
@@ -341,6 +347,9 @@ const unusualKept = 10_000
 // take puts what one directory had into the result and the stack; mu is held.
 func (w *walker) take(j job, r readResult, found []entry) {
 	w.res.Entries += r.seen
+	if l := w.limits.Entries; l > 0 && w.res.Entries > l && w.failed == nil {
+		w.failed = &TooLargeError{l}
+	}
 	if r.err != nil {
 		if fsat.Gone(r.err) {
 			w.res.Vanished++

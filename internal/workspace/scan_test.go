@@ -198,6 +198,14 @@ func TestScanTooMany(t *testing.T) {
 	if !errors.As(err, &many) || many.Pattern != "**/.env" {
 		t.Fatalf("got %v", err)
 	}
+	_, err = Scan(root, pats("**/.env"), Limits{Entries: 99})
+	var large *TooLargeError
+	if !errors.As(err, &large) {
+		t.Fatalf("got %v for 100 entries", err)
+	}
+	if _, err = Scan(root, pats("**/.env"), Limits{Entries: 100}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // An unreadable directory is reported, as an ordinary user.

@@ -115,3 +115,31 @@ func (s *site) setAside(t testing.TB, want ...string) {
 	}
 	must(t, os.RemoveAll(dirs[0]))
 }
+
+// A pattern that reaches out of the workspace hides what it finds in directories that
+// another rule opens. One that could not be searched stops the run.
+func TestPatternsOutside(t *testing.T) {
+	s := newSite(t)
+	for _, f := range []string{"docs/key.pem", "docs/a/b/key.pem", "docs/a/plain", "key.pem"} {
+		s.write(t, filepath.Join(s.home, f), "seen\n")
+	}
+	s.write(t, s.home+"/policy.jsonc", `{"filesystem": {"denyRead": ["~/**/*.pem"], "allowRead": ["~/docs"]}}`)
+	look := []string{"run", "--policy", s.home + "/policy.jsonc", "--", "sh", "-c", `
+		for f in docs/key.pem docs/a/b/key.pem docs/a/plain key.pem; do cat ~/$f >/dev/null 2>&1 && echo reads $f; done; true`}
+	r := s.run(t, look...)
+	r.wants(t, 0)
+	if r.out != "reads docs/a/plain\n" {
+		t.Errorf("inside reads\n%s%s", r.out, r.err)
+	}
+	e := s.run(t, "policy", "explain", "--policy", s.home+"/policy.jsonc", "read", "~/docs/a/b/key.pem")
+	if strings.HasPrefix(e.out, "allowed") || !strings.Contains(e.out, "~/**/*.pem") {
+		t.Errorf("explain: %s%s", e.out, e.err)
+	}
+	must(t, os.Rename(s.home+"/docs", s.home+"/elsewhere"))
+	must(t, os.Symlink("elsewhere", s.home+"/docs"))
+	r = s.run(t, look...)
+	r.wants(t, 69)
+	if !strings.Contains(r.err, "policy.jsonc:1") || !strings.Contains(r.err, s.home+"/docs") {
+		t.Errorf("refused with\n%s", r.err)
+	}
+}

@@ -390,9 +390,9 @@ func (c *compiler) settlePattern(r pathRule) {
 	}
 }
 
-// beyond deals with a denial by a pattern that reaches out of the workspace, where
-// nobody has looked for what it matches. It holds for what rules open by name. A
-// directory that is open and may hold more of it is a gap.
+// beyond deals with a denial by a pattern that reaches out of the workspace. It holds
+// for what rules open by name. In a directory that is open it holds for what was found
+// there; where nobody could look there may be more of it, and that is a gap.
 func (c *compiler) beyond(r pathRule) {
 	pattern, err := glob.Compile(r.Pattern)
 	if err != nil {
@@ -410,18 +410,60 @@ func (c *compiler) beyond(r pathRule) {
 			continue
 		}
 		a := c.decide(p)
-		if !a.read || r.Access == policy.DenyWrite && !a.write || c.in.Facts.Paths[p].RealKind == host.KindFile || c.in.Facts.Paths[p].Kind == host.KindAbsent || !reaches(r.Pattern, p) {
+		if !a.read || r.Access == policy.DenyWrite && !a.write || !mayHold(r.Pattern, p, c.in.Facts.Paths[p]) || c.searched(p) {
 			continue
 		}
 		st := &c.p.Rules[r.id-1]
-		st.Status, st.Note = plan.Impossible, "a pattern is looked for in the workspace only"
+		st.Status, st.Note = plan.Impossible, "nobody has looked for it everywhere"
 		c.p.Gaps = append(c.p.Gaps, plan.Gap{
 			Required: true, Rule: r.id, Missing: string(r.Access) + " " + r.Text,
-			Because: "a pattern is looked for in the workspace only, and " + string(open.Access) + " " + open.Text + " opens " + p,
+			Because: "what matches could not be looked for in " + p + ", which " + string(open.Access) + " " + open.Text + " opens: it is a symlink, too large, or can't be read in part",
 			Remedy:  "name the paths themselves instead of a pattern, or begin the pattern with ./",
 		})
 		return
 	}
+}
+
+func (c *compiler) searched(dir string) bool {
+	return slices.ContainsFunc(c.in.Facts.Searched, func(root string) bool { return covers(root, dir) })
+}
+
+// ToSearch lists the directories outside of the workspace that a rule opens, and in
+// which a denial by a pattern may have something to deny. Facts have to say what is
+// there (Found, Searched), or that denial is a gap. A directory that lies in another of
+// the list is left out, and so is one that a symlink leads to: by its own name
+// nothing in it matches.
+func ToSearch(rules []policy.PathRule, workspace string, paths map[string]host.Path) []string {
+	var out []string
+	inside := glob.Escape(workspace) + "/"
+	for _, r := range rules {
+		if !r.Glob || r.Access != policy.DenyRead && r.Access != policy.DenyWrite || strings.HasPrefix(r.Pattern, inside) {
+			continue
+		}
+		for _, open := range rules {
+			p := open.Pattern
+			if open.Glob || open.Access != policy.AllowRead && open.Access != policy.AllowWrite || p == "/" || covers(workspace, p) {
+				continue
+			}
+			if fact := paths[p]; fact.Kind == host.KindDir && fact.Real == p && mayHold(r.Pattern, p, fact) {
+				out = append(out, p)
+			}
+		}
+	}
+	slices.Sort(out)
+	last := ""
+	return slices.DeleteFunc(slices.Compact(out), func(p string) bool {
+		if last != "" && covers(last, p) {
+			return true
+		}
+		last = p
+		return false
+	})
+}
+
+// mayHold reports whether there can be anything below a path that the pattern matches.
+func mayHold(pattern, p string, fact host.Path) bool {
+	return fact.RealKind != host.KindFile && fact.Kind != host.KindAbsent && reaches(pattern, p)
 }
 
 // reaches reports whether a pattern can match something below dir.

@@ -247,22 +247,45 @@ func TestAbsentDeniedNamesAreGuarded(t *testing.T) {
 	}
 }
 
-// A pattern is looked for in the workspace only. Where it would have to hold
-// elsewhere the run is refused; nothing is accepted and then not enforced.
-func TestPatternsOutsideAreGaps(t *testing.T) {
-	for user, want := range map[string]bool{
-		`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["~/docs/*.pem"]}}`: true,
-		`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["~/**/*.pem"]}}`:   true,
-		`{"filesystem": {"denyRead": ["/usr/**/*.pem"]}}`:                         true,
-		`{"filesystem": {"denyRead": ["~/**/*.pem"]}}`:                            false, // nothing there can be read
-		`{"filesystem": {"denyRead": ["**/*.pem"]}}`:                              false,
+// A pattern holds outside of the workspace where somebody has looked for what it
+// matches. Where nobody has, the run is refused; nothing is accepted and then not
+// enforced.
+func TestPatternsOutside(t *testing.T) {
+	const docs = annHome + "/docs"
+	for _, c := range []struct {
+		user   string
+		search []string
+	}{
+		{`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["~/docs/*.pem"]}}`, []string{docs}},
+		{`{"filesystem": {"allowRead": ["~/docs", "~/docs/private"], "denyRead": ["~/**/*.pem"]}}`, []string{docs}},
+		{`{"filesystem": {"allowWrite": ["~/docs"], "denyWrite": ["~/*/*.pem"]}}`, []string{docs}},
+		{`{"filesystem": {"denyRead": ["/usr/**/*.pem"]}}`, []string{"/usr"}},
+		{`{"filesystem": {"denyRead": ["~/**/*.pem"]}}`, nil}, // nothing there can be read
+		{`{"filesystem": {"allowRead": ["~/docs"], "denyRead": ["**/*.pem", "~/other/*.pem"]}}`, nil},
+		{`{"filesystem": {"allowRead": ["~/.gitconfig"], "denyRead": ["~/**/*.pem"]}}`, nil},
 	} {
-		p, err := compiled(t, "", user, "")
+		dir := t.TempDir()
+		if err := os.WriteFile(dir+"/user", []byte(c.user), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		eff, err := policy.Load(policy.Source{Place: policy.Place{Home: annHome, Workspace: annWork}, Command: "true", UserFile: dir + "/user"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := len(p.RequiredGaps()) > 0; got != want {
-			t.Errorf("%s: refused %v, want %v: %+v", user, got, want, p.Gaps)
+		in := input(eff)
+		got := ToSearch(eff.Paths, annWork, in.Facts.Paths)
+		if !slices.Equal(got, c.search) {
+			t.Errorf("%s: to be searched %q, want %q", c.user, got, c.search)
+		}
+		for _, searched := range [][]string{nil, c.search} {
+			in.Facts.Searched = searched
+			p, err := Plan(in)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got, want := len(p.RequiredGaps()) > 0, len(c.search) > len(searched); got != want {
+				t.Errorf("%s, searched %q: refused %v, want %v: %+v", c.user, searched, got, want, p.Gaps)
+			}
 		}
 	}
 }
