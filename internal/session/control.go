@@ -139,6 +139,10 @@ func (s *Server) decide(c *unixsock.Conn) (reply, []*os.File) {
 		return reply{Error: err.Error()}, nil
 	}
 	if peer.UID != os.Geteuid() && peer.UID != 0 {
+		// Unread, the request would make a reset of our answer.
+		if _, files, err := c.Receive(make([]byte, maxMessage)); err == nil {
+			closeAll(files)
+		}
 		return reply{Error: "this session belongs to another user"}, nil
 	}
 	var req request
