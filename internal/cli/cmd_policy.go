@@ -90,6 +90,12 @@ func policyText(e *policy.Effective) string {
 	for _, r := range e.Net {
 		row(report.Plain(r.Key), report.Quote(r.Value), origin("", r.Origin))
 	}
+	for _, r := range e.Asked {
+		row("registries", "those of "+report.Quote(r.Tool), origin("", r.Origin))
+	}
+	if from := e.Registries.Origin; !e.Registries.Value && from.Layer != "" {
+		row("registries", "none", origin("", from))
+	}
 	for _, r := range e.Limits {
 		row("limit", report.Plain(r.Name+" "+plan.Amount(r.Value, r.Unit)), origin("", r.Origin))
 	}

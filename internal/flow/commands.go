@@ -215,12 +215,15 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	if err != nil {
 		return nil, err
 	}
-	if access == "connect" && needsGateway(eff) {
+	if access == "connect" {
 		state, err := stateDir(c.Environ)
 		if err != nil {
 			return nil, err
 		}
-		tryOnce(ctx, realDir(state), &facts, host.Nftables)
+		state = realDir(state)
+		if askTools(ctx, eff, &facts, at.workspace, state, c.Environ); needsGateway(eff, &facts) {
+			tryOnce(ctx, state, &facts, host.Nftables)
+		}
 	}
 	if access == "read" || access == "write" {
 		if rest, ok := strings.CutPrefix(subject, "~/"); ok {

@@ -1,24 +1,52 @@
 package flow
 
 import (
+	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"slices"
 	"strconv"
+	"time"
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/event"
 	"cofferdam/internal/gateway"
 	"cofferdam/internal/gateway/decide"
+	"cofferdam/internal/host"
+	"cofferdam/internal/host/registry"
 	"cofferdam/internal/linux/netns"
 	"cofferdam/internal/policy"
 )
 
-// needsGateway says whether the policy lets anything out; what does not is spared
-// the trial of the mechanism.
-func needsGateway(eff *policy.Effective) bool {
-	return slices.ContainsFunc(eff.Net, func(r policy.NetRule) bool { return r.Key != "deniedDomains" })
+// needsGateway says whether anything is let out; what is not is spared the trial of
+// the mechanism.
+func needsGateway(eff *policy.Effective, f *host.Facts) bool {
+	return slices.ContainsFunc(eff.Net, func(r policy.NetRule) bool { return r.Key != "deniedDomains" }) ||
+		slices.ContainsFunc(f.Asked, func(a host.Asked) bool { return len(a.Registries) > 0 })
+}
+
+// askTools asks the person's tools for their registries, if the policy wants to know.
+func askTools(ctx context.Context, eff *policy.Effective, f *host.Facts, workspace, state string, environ []string) {
+	if len(eff.Asked) == 0 {
+		return
+	}
+	var names []string
+	for _, a := range eff.Asked {
+		names = append(names, a.Tool)
+	}
+	open := []string{workspace}
+	for _, r := range eff.Paths {
+		if r.Access == policy.AllowWrite && !r.Glob {
+			open = append(open, r.Pattern)
+			if real := f.Paths[r.Pattern].Real; real != "" {
+				open = append(open, real)
+			}
+		}
+	}
+	asker := registry.Asker{Environ: environ, Home: f.Home, Open: open, File: filepath.Join(state, "registries.json"), Now: time.Now}
+	f.Asked = asker.Ask(ctx, names)
 }
 
 // serveNetwork answers, from now on, for the network of the inside.

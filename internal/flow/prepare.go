@@ -32,8 +32,8 @@ type prepared struct {
 }
 
 // prepare goes from what was asked to the plan. It changes nothing on the machine,
-// but that it remembers a trial (tryOnce), and reads no file that the policy does not
-// name.
+// but that it remembers a trial (tryOnce) and what tools have said (askTools), and reads
+// no file that the policy does not name.
 func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	p := &prepared{}
 	var err error
@@ -57,7 +57,8 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	if needsGroup(p.policy, p.facts.UID) {
 		probe.Try(ctx, &p.facts, host.CgroupV2, host.CgroupV1)
 	}
-	if needsGateway(p.policy) {
+	askTools(ctx, p.policy, &p.facts, place.workspace, p.state, c.Environ)
+	if needsGateway(p.policy, &p.facts) {
 		tryOnce(ctx, p.state, &p.facts, host.Nftables)
 	}
 	program, err := findProgram(o.Command, c, place)

@@ -510,6 +510,8 @@ func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 				network = true
 				c.tell("nothing outside can be reached, so "+r.Text+" and its like give nothing: "+r.Note, Place(r.Origin), "")
 			}
+		case r.Mechanism == "asked":
+			// That a tool can't say it is true of this machine each time; run --dry-run tells.
 		default:
 			c.tell(r.Text+" can't be given: "+r.Note, Place(r.Origin), "")
 		}

@@ -84,6 +84,31 @@ type Found struct {
 	Pattern string `json:"pattern"`
 }
 
+// Asked is what one tool of the person has said of where it gets packages from.
+type Asked struct {
+	Tool       string     `json:"tool"`    // "npm"
+	Command    string     `json:"command"` // for people: how it was asked
+	Registries []Registry `json:"registries,omitempty"`
+	// Settings let the tool inside, which has no configuration of the person's, ask
+	// the same registries. None have a password in them.
+	Settings []Setting `json:"settings,omitempty"`
+	// Problem says why there are none.
+	Problem string `json:"problem,omitempty"`
+}
+
+// Setting is a variable, or with File one that has the name of a file with the value.
+type Setting struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+	File  bool   `json:"file,omitempty"`
+}
+
+// Registry is a server that has packages.
+type Registry struct {
+	Host string `json:"host"` // a name in lower case, or an address
+	Port string `json:"port"`
+}
+
 // Facts is everything that plan/compile may know of the machine. Same Policy
 // and same Facts give the same Plan, byte for byte.
 type Facts struct {
@@ -112,6 +137,9 @@ type Facts struct {
 	// Searched are directories outside of the workspace in which the patterns
 	// of denials were looked for; their text is that of the rules that open them.
 	Searched []string `json:"searched,omitempty"`
+
+	// Asked has the tools of those profiles that are on.
+	Asked []Asked `json:"asked,omitempty"`
 
 	CPUs        int   `json:"cpus"`
 	MemoryBytes int64 `json:"memoryBytes"`

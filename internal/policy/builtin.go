@@ -184,4 +184,5 @@ func (e *Effective) builtin(p Place) {
 	e.Home = Setting[string]{"private", builtinOrigin("workspace.home")}
 	e.AllowRoot = Setting[bool]{false, builtinOrigin("identity.allowRoot")}
 	e.AllowGitConfig = Setting[bool]{false, builtinOrigin("filesystem.allowGitConfig")}
+	e.Registries = Setting[bool]{true, builtinOrigin("network.registries")}
 }

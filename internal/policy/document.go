@@ -116,6 +116,9 @@ type Network struct {
 	// range lies within its kind, this machine's own and a cloud's metadata
 	// service if a range is that one address.
 	AllowedCIDRs []Val[string] `json:"allowedCIDRs,omitempty" is:"cidr"`
+	// Whether the registries may be reached from which your own package managers
+	// fetch; they are asked for these (npm, go, pip and so on). The default is true.
+	Registries *Val[bool] `json:"registries,omitempty" is:"bool"`
 }
 
 // Environment has the rules for variables.

@@ -59,6 +59,13 @@ type NetRule struct {
 	Origin plan.Origin `json:"origin"`
 }
 
+// AskedTool is a program of the person's that says from where its packages come; these
+// registries may be reached.
+type AskedTool struct {
+	Tool   string      `json:"tool"`
+	Origin plan.Origin `json:"origin"`
+}
+
 // GuardRule protects names in the workspace that host programs obey; see
 // plan.Guard for the pattern language.
 type GuardRule struct {
@@ -91,6 +98,7 @@ type Effective struct {
 	Paths  []PathRule  `json:"paths"`
 	Env    []EnvRule   `json:"env"`
 	Net    []NetRule   `json:"net"`
+	Asked  []AskedTool `json:"asked,omitempty"` // none if Registries is no
 	Guards []GuardRule `json:"guards"`
 	Limits []LimitRule `json:"limits"`
 
@@ -98,6 +106,7 @@ type Effective struct {
 	WorkspaceMode  Setting[string] `json:"workspaceMode"` // "live"
 	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
 	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
+	Registries     Setting[bool]   `json:"registries"`
 	// Home is "private" (one per project, kept) or "ephemeral" (tmpfs).
 	Home Setting[string] `json:"home"`
 

@@ -269,6 +269,9 @@ func (l *loader) document(at layer, data []byte, above []string) {
 // finish does what needs all layers.
 func (l *loader) finish() {
 	e := l.e
+	if !e.Registries.Value {
+		e.Asked = nil
+	}
 	switch {
 	case e.AllowGitConfig.Value:
 		for _, p := range gitConfigGuards {

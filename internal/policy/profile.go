@@ -24,6 +24,7 @@ type profile struct {
 	env     []string // come in
 	set     [][2]string
 	domains []string // what it talks to, at port 443
+	asked   []string // tools that say where packages come from (host/registry)
 	seed    []Seed
 }
 
@@ -71,21 +72,25 @@ var profiles = map[string]profile{
 		tools: []string{"go"},
 		read:  []string{"~/go/bin", "~/sdk", "~/.goenv", "~/.local/go"},
 		env:   []string{"GOFLAGS", "GOPROXY", "GONOSUMDB", "GONOPROXY", "GOPRIVATE", "GOSUMDB", "GOTOOLCHAIN", "CGO_ENABLED", "GOOS", "GOARCH", "GOEXPERIMENT"},
+		asked: []string{"go"},
 	},
 	"node": {
 		tools: []string{"node", "npm", "bun", "deno"},
 		read:  []string{"~/.nvm", "~/.volta", "~/.fnm", "~/.local/share/fnm", "~/.local/share/mise", "~/.asdf", "~/.npm-global", "~/.bun/bin", "~/.deno/bin", "~/.local/share/pnpm"},
 		env:   []string{"NVM_DIR", "NVM_BIN", "VOLTA_HOME", "FNM_DIR", "NODE_ENV", "NODE_OPTIONS", "NODE_EXTRA_CA_CERTS", "PNPM_HOME", "BUN_INSTALL"},
+		asked: []string{"npm", "pnpm", "yarn"},
 	},
 	"python": {
 		tools: []string{"python3", "python", "uv", "pip"},
 		read:  []string{"~/.pyenv", "~/.local/share/uv/python", "~/.local/share/mise", "~/.asdf", "~/.local/lib", "~/miniconda3", "~/anaconda3"},
 		env:   []string{"PYENV_ROOT", "PYENV_VERSION", "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED"},
+		asked: []string{"python3"},
 	},
 	"rust": {
 		tools: []string{"cargo", "rustc"},
 		read:  []string{"~/.cargo/bin", "~/.cargo/env", "~/.rustup", "~/.cargo/config.toml"},
 		env:   []string{"RUSTUP_HOME", "RUSTUP_TOOLCHAIN", "RUSTFLAGS", "RUST_BACKTRACE"},
+		asked: []string{"cargo"},
 	},
 	"java": {
 		tools: []string{"java", "mvn", "gradle"},
@@ -96,6 +101,7 @@ var profiles = map[string]profile{
 		tools: []string{"ruby", "bundle"},
 		read:  []string{"~/.rbenv", "~/.rvm", "~/.local/share/mise", "~/.asdf"},
 		env:   []string{"RBENV_ROOT", "GEM_PATH", "BUNDLE_PATH"},
+		asked: []string{"gem"},
 	},
 }
 
@@ -160,6 +166,9 @@ func (l *loader) profile(name string) {
 	for _, d := range p.domains {
 		// Without TLS nobody could check whom the key is sent to.
 		e.Net = append(e.Net, NetRule{"allowedDomains", d + ":443", at("network")})
+	}
+	for _, tool := range p.asked {
+		e.Asked = append(e.Asked, AskedTool{tool, at("registries")})
 	}
 	e.Seeds = append(e.Seeds, p.seed...)
 }

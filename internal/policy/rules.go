@@ -239,6 +239,9 @@ func (e *Effective) addSettings(l layer, widening func(string, Pos, string) bool
 	if v := d.Identity.AllowRoot; v != nil && (!v.V || !widening("identity.allowRoot", v.Pos, "true")) {
 		e.AllowRoot = Setting[bool]{v.V, l.origin("identity.allowRoot", v.Pos)}
 	}
+	if v := d.Network.Registries; v != nil && (!v.V || !widening("network.registries", v.Pos, "true")) {
+		e.Registries = Setting[bool]{v.V, l.origin("network.registries", v.Pos)}
+	}
 	if v := d.Filesystem.AllowGitConfig; v != nil && (!v.V || !widening("filesystem.allowGitConfig", v.Pos, "true")) {
 		e.AllowGitConfig = Setting[bool]{v.V, l.origin("filesystem.allowGitConfig", v.Pos)}
 	}

@@ -99,7 +99,9 @@ func TestEnvironment(t *testing.T) {
 			t.Errorf("the control is not there: %q, %q", r.out, r.err)
 		}
 		allowed := map[string]bool{}
-		for _, name := range strings.Fields("COFFERDAM HOME LANG LOGNAME PATH PWD SHELL TERM TMPDIR USER OLDPWD _ SHLVL") {
+		// With registries, their proxy and where the tools find them.
+		for _, name := range strings.Fields("COFFERDAM HOME LANG LOGNAME PATH PWD SHELL TERM TMPDIR USER OLDPWD _ SHLVL " +
+			"ALL_PROXY HTTPS_PROXY HTTP_PROXY NO_PROXY all_proxy http_proxy https_proxy no_proxy GOPROXY GOSUMDB") {
 			allowed[name] = true
 		}
 		for _, line := range strings.Split(strings.TrimSpace(r.out), "\n") {

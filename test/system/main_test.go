@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"sync"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -53,6 +54,28 @@ func runTests(m *testing.M) int {
 	}
 	return testenv.Main(m)
 }
+
+// remembered is what the program has learnt of this machine's tools in a home with
+// nothing in it: it takes a second, and each test has a new home.
+var remembered = sync.OnceValue(func() []byte {
+	dir, err := os.MkdirTemp("", "s")
+	if err != nil {
+		return nil
+	}
+	defer os.RemoveAll(dir)
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return nil
+	}
+	cmd := exec.Command(binary, "run", "--dry-run", "--", "true")
+	cmd.Env = append(siteEnv(dir), "TMPDIR="+dir)
+	cmd.Dir = filepath.Join(dir, "project")
+	state := filepath.Join(dir, stateDir)
+	if os.Mkdir(cmd.Dir, 0o700) != nil || os.MkdirAll(state, 0o700) != nil || cmd.Run() != nil {
+		return nil
+	}
+	data, _ := os.ReadFile(filepath.Join(state, "registries.json"))
+	return data
+})
 
 func build(file string) error {
 	cmd := exec.Command("go", "build", "-o", file, "cofferdam/cmd/cofferdam")

@@ -35,6 +35,15 @@ type site struct {
 	killed                      bool     // runs were killed in the making
 }
 
+// stateDir is the program's, below a home.
+const stateDir = ".local/state/cofferdam"
+
+func siteEnv(home string) []string {
+	return []string{"HOME=" + home, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "TERM=xterm", "USER=" + testenv.User,
+		// So that git on the host, which only looks, changes nothing.
+		"GIT_OPTIONAL_LOCKS=0"}
+}
+
 // newSite also checks, when the test is over, that nothing is left.
 func newSite(t testing.TB) *site {
 	t.Helper()
@@ -48,15 +57,15 @@ func newSite(t testing.TB) *site {
 	}
 	s := &site{home: filepath.Join(root, "home"), tmp: filepath.Join(root, "tmp")}
 	s.workspace = filepath.Join(s.home, "project")
-	s.state = filepath.Join(s.home, ".local/state/cofferdam")
+	s.state = filepath.Join(s.home, stateDir)
 	for _, dir := range []string{s.workspace, s.tmp} {
 		if err := os.MkdirAll(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	s.env = []string{"HOME=" + s.home, "TMPDIR=" + s.tmp, "PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "TERM=xterm", "USER=" + testenv.User,
-		// So that git on the host, which only looks, changes nothing.
-		"GIT_OPTIONAL_LOCKS=0"}
+	must(t, os.MkdirAll(s.state, 0o700))
+	must(t, os.WriteFile(s.state+"/registries.json", remembered(), 0o600))
+	s.env = append(siteEnv(s.home), "TMPDIR="+s.tmp)
 	s.mounts, s.loose = hostMounts(t), looseFiles()
 	t.Cleanup(func() {
 		s.clean(t)
@@ -332,7 +341,7 @@ func (s *site) strayState(t testing.TB) []string {
 	t.Helper()
 	var stray []string
 	for _, name := range names(t, s.state) {
-		if !slices.Contains([]string{"sessions", "homes", "trust.json", "tried-nftables"}, name) {
+		if !slices.Contains([]string{"sessions", "homes", "trust.json", "tried-nftables", "registries.json", "asked"}, name) {
 			stray = append(stray, name)
 		}
 	}

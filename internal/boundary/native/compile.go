@@ -336,7 +336,7 @@ func (t *tree) mountPoint(p *plan.Plan, m plan.Mount) {
 	if m.Kind == plan.Symlink {
 		return
 	}
-	if (m.Kind == plan.Bind || m.Kind == plan.Mask) && !m.Directory {
+	if (m.Kind == plan.Bind || m.Kind == plan.Mask || m.Kind == plan.File) && !m.Directory {
 		t.add(mount.File(call.Root, m.Target, 0o444))
 	} else {
 		t.add(mount.Dir(call.Root, m.Target, 0o755))

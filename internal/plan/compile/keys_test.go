@@ -1,11 +1,13 @@
 package compile
 
 import (
+	"cmp"
 	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
 
+	"cofferdam/internal/host"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
 	"cofferdam/schema"
@@ -13,31 +15,32 @@ import (
 
 // carriedOut has, for each key of the policy, a policy with it and the rule that the
 // plan must have because of it; no rule where the key is a setting, which has to make
-// another plan.
-var carriedOut = map[string]struct{ policy, rule string }{
+// another plan. With is the policy to compare with, if not an empty one.
+var carriedOut = map[string]struct{ policy, rule, with string }{
 	"extends":                    {policy: `{"extends": ["go"]}`},
-	"filesystem.allowRead":       {`{"filesystem": {"allowRead": ["~/docs"]}}`, "allowRead ~/docs"},
-	"filesystem.denyRead":        {`{"filesystem": {"denyRead": ["./a"]}}`, "denyRead ./a"},
-	"filesystem.allowWrite":      {`{"filesystem": {"allowWrite": ["~/docs"]}}`, "allowWrite ~/docs"},
-	"filesystem.denyWrite":       {`{"filesystem": {"denyWrite": ["./a"]}}`, "denyWrite ./a"},
+	"filesystem.allowRead":       {`{"filesystem": {"allowRead": ["~/docs"]}}`, "allowRead ~/docs", ""},
+	"filesystem.denyRead":        {`{"filesystem": {"denyRead": ["./a"]}}`, "denyRead ./a", ""},
+	"filesystem.allowWrite":      {`{"filesystem": {"allowWrite": ["~/docs"]}}`, "allowWrite ~/docs", ""},
+	"filesystem.denyWrite":       {`{"filesystem": {"denyWrite": ["./a"]}}`, "denyWrite ./a", ""},
 	"filesystem.allowGitConfig":  {policy: `{"filesystem": {"allowGitConfig": true}}`},
-	"credentials.files[].path":   {`{"credentials": {"files": [{"path": "./a"}]}}`, "denyRead ./a"},
-	"credentials.envVars[].name": {`{"credentials": {"envVars": [{"name": "TERM"}]}}`, "deny environment TERM"},
-	"network.allowedDomains":     {`{"network": {"allowedDomains": ["example.org"]}}`, "allowedDomains example.org"},
-	"network.deniedDomains":      {`{"network": {"deniedDomains": ["example.org"]}}`, "deniedDomains example.org"},
-	"network.allowedCIDRs":       {`{"network": {"allowedCIDRs": ["10.0.0.0/8"]}}`, "allowedCIDRs 10.0.0.0/8"},
-	"environment.allow":          {`{"environment": {"allow": ["A"]}}`, "allow environment A"},
-	"environment.deny":           {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM"},
-	"environment.set":            {`{"environment": {"set": {"A": "x"}}}`, "set environment A"},
+	"credentials.files[].path":   {`{"credentials": {"files": [{"path": "./a"}]}}`, "denyRead ./a", ""},
+	"credentials.envVars[].name": {`{"credentials": {"envVars": [{"name": "TERM"}]}}`, "deny environment TERM", ""},
+	"network.allowedDomains":     {`{"network": {"allowedDomains": ["example.org"]}}`, "allowedDomains example.org", ""},
+	"network.deniedDomains":      {`{"network": {"deniedDomains": ["example.org"]}}`, "deniedDomains example.org", ""},
+	"network.allowedCIDRs":       {`{"network": {"allowedCIDRs": ["10.0.0.0/8"]}}`, "allowedCIDRs 10.0.0.0/8", ""},
+	"network.registries":         {policy: `{"extends": ["node"], "network": {"registries": false}}`, with: `{"extends": ["node"]}`},
+	"environment.allow":          {`{"environment": {"allow": ["A"]}}`, "allow environment A", ""},
+	"environment.deny":           {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM", ""},
+	"environment.set":            {`{"environment": {"set": {"A": "x"}}}`, "set environment A", ""},
 	"workspace.home":             {policy: `{"workspace": {"home": "ephemeral"}}`},
-	"workspace.protect":          {`{"workspace": {"protect": ["**/gen"]}}`, "protect **/gen"},
+	"workspace.protect":          {`{"workspace": {"protect": ["**/gen"]}}`, "protect **/gen", ""},
 	"workspace.unprotect":        {policy: `{"workspace": {"unprotect": ["**/.vscode/"]}}`},
-	"resources.timeout":          {`{"resources": {"timeout": "3s"}}`, "limit time 3s"},
-	"resources.memory":           {`{"resources": {"memory": "1GiB"}}`, "limit memory 1 GiB"},
-	"resources.cpus":             {`{"resources": {"cpus": 2}}`, "limit cpus 2 CPUs"},
-	"resources.processes":        {`{"resources": {"processes": 70}}`, "limit processes 70"},
-	"resources.openFiles":        {`{"resources": {"openFiles": 70}}`, "limit open-files 70"},
-	"resources.tempSize":         {`{"resources": {"tempSize": "1MiB"}}`, "limit temp-size 1 MiB"},
+	"resources.timeout":          {`{"resources": {"timeout": "3s"}}`, "limit time 3s", ""},
+	"resources.memory":           {`{"resources": {"memory": "1GiB"}}`, "limit memory 1 GiB", ""},
+	"resources.cpus":             {`{"resources": {"cpus": 2}}`, "limit cpus 2 CPUs", ""},
+	"resources.processes":        {`{"resources": {"processes": 70}}`, "limit processes 70", ""},
+	"resources.openFiles":        {`{"resources": {"openFiles": 70}}`, "limit open-files 70", ""},
+	"resources.tempSize":         {`{"resources": {"tempSize": "1MiB"}}`, "limit temp-size 1 MiB", ""},
 	"identity.allowRoot":         {policy: `{"identity": {"allowRoot": true}}`},
 }
 
@@ -84,6 +87,8 @@ func TestEveryKeyIsCarriedOut(t *testing.T) {
 	run := func(text string) (Input, *plan.Plan) {
 		in := loaded(t, "", text, "", nil)
 		in.Environ, in.Facts.UID = outside, 0
+		in.Facts.Asked = []host.Asked{{Tool: "npm", Command: "npm config", Registries: []host.Registry{{Host: "registry.test", Port: "443"}}}}
+		in.Facts.Mechanisms = append(in.Facts.Mechanisms, host.Mechanism{Name: host.Nftables, Answer: host.Yes})
 		if in.Policy.Home.Value != "private" {
 			in.PrivateHome = "" // as flow does
 		}
@@ -98,13 +103,13 @@ func TestEveryKeyIsCarriedOut(t *testing.T) {
 		}
 		return string(text)
 	}
-	_, without := run("{}")
 	for _, key := range keys {
 		c, ok := carriedOut[key]
 		if !ok {
 			t.Errorf("nobody has said how %s is carried out", key)
 			continue
 		}
+		_, without := run(cmp.Or(c.with, "{}"))
 		in, p := run(c.policy)
 		accounted(t, in, p)
 		var mine []plan.RuleStatus

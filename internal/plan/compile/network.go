@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -18,7 +19,7 @@ import (
 func (c *compiler) network() []plan.NetRule {
 	out, ids := []plan.NetRule{}, []int{}
 	allows := false
-	for _, r := range c.in.Policy.Net {
+	for _, r := range slices.Concat(c.in.Policy.Net, c.registries()) {
 		id := c.rule(r.Key+" "+r.Value, r.Origin, plan.Enforced, "gateway", "")
 		n, err := netRule(r, id)
 		if err == nil {
@@ -56,6 +57,35 @@ func (c *compiler) network() []plan.NetRule {
 		}
 	}
 	return out
+}
+
+// registries makes rules of what the person's tools say of where they get packages. An
+// address is allowed as one: the person's own configuration names it.
+func (c *compiler) registries() []policy.NetRule {
+	var out []policy.NetRule
+	for _, a := range c.in.Policy.Asked {
+		i := slices.IndexFunc(c.in.Facts.Asked, func(f host.Asked) bool { return f.Tool == a.Tool })
+		if i < 0 {
+			continue // it is not there
+		}
+		asked := c.in.Facts.Asked[i]
+		from := a.Origin
+		from.Key = asked.Command
+		if asked.Problem != "" {
+			c.rule("registries of "+a.Tool, from, plan.Impossible, "asked", asked.Problem)
+		}
+		for _, r := range asked.Registries {
+			out = append(out, policy.NetRule{Key: "registry", Value: authority(r), Origin: from})
+		}
+	}
+	return out
+}
+
+func authority(r host.Registry) string {
+	if strings.Contains(r.Host, ":") {
+		return "[" + r.Host + "]:" + r.Port
+	}
+	return r.Host + ":" + r.Port
 }
 
 // noGateway says why there can't be one on this machine; "" if there can.

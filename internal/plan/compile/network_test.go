@@ -2,6 +2,7 @@ package compile
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -211,6 +212,61 @@ func TestProfilesReachTheirAPIs(t *testing.T) {
 		if len(p.RequiredGaps()) > 0 {
 			text, _ := json.Marshal(p.Gaps)
 			t.Errorf("%s: %s", agent, text)
+		}
+	}
+}
+
+// The registries of tools may be reached if a profile asks for them, under the name of
+// the tool; a denial beats that, as it does every other rule.
+func TestRegistries(t *testing.T) {
+	asked := []host.Asked{
+		{Tool: "npm", Command: "npm config", Registries: []host.Registry{{Host: "registry.test", Port: "443"}, {Host: "10.1.2.3", Port: "4873"}, {Host: "fd00::1", Port: "80"}}},
+		{Tool: "go", Command: "go env", Registries: []host.Registry{{Host: "go.test", Port: "443"}}},
+		{Tool: "yarn", Command: "yarn config", Problem: "it lies in the project"},
+	}
+	may := func(user, name string, port uint16) bool {
+		t.Helper()
+		in := loaded(t, "", user, "", nil)
+		in.Facts.Asked = asked
+		in.Facts.Mechanisms = append(in.Facts.Mechanisms, host.Mechanism{Name: host.Nftables, Answer: host.Yes})
+		p := mustPlan(t, in)
+		rules, err := decide.Compile(p.Network.Rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		v := rules.Connect(name, port)
+		if a, err := netip.ParseAddr(name); err == nil {
+			v = rules.ConnectAddr(netip.AddrPortFrom(a, port))
+		}
+		if rule, ok := p.Rule(v.Rule); v.Allow && (!ok || rule.Origin.Layer != "profile:node" || rule.Origin.Key != "npm config") {
+			t.Errorf("%s is allowed by %+v", name, rule)
+		}
+		if !slices.ContainsFunc(p.Rules, func(r plan.RuleStatus) bool {
+			return r.Text == "registries of yarn" && r.Status == plan.Impossible && r.Note == "it lies in the project"
+		}) && !strings.Contains(user, "false") && user != "{}" {
+			t.Errorf("%s: yarn is not told of", user)
+		}
+		return v.Allow
+	}
+	const node = `{"extends": ["node"]}`
+	for _, c := range []struct {
+		user, name string
+		port       uint16
+		want       bool
+	}{
+		{node, "registry.test", 443, true},
+		{node, "registry.test", 80, false},
+		{node, "sub.registry.test", 443, false},
+		{node, "10.1.2.3", 4873, true},
+		{node, "10.1.2.4", 4873, false},
+		{node, "fd00::1", 80, true},
+		{node, "go.test", 443, false}, // no profile of Go's
+		{"{}", "registry.test", 443, false},
+		{`{"extends": ["node"], "network": {"registries": false}}`, "registry.test", 443, false},
+		{`{"extends": ["node"], "network": {"deniedDomains": ["registry.test"]}}`, "registry.test", 443, false},
+	} {
+		if got := may(c.user, c.name, c.port); got != c.want {
+			t.Errorf("%s: %s:%d allowed %v, want %v", c.user, c.name, c.port, got, c.want)
 		}
 	}
 }

@@ -68,6 +68,11 @@ func (c *compiler) environment() {
 			}
 		}
 	}
+	for name, value := range c.toolSettings() {
+		if _, said := vars[name]; !said {
+			vars[name] = variable{value, 0}
+		}
+	}
 	for name := range vars {
 		if slices.ContainsFunc(denied, func(pattern string) bool { return matchName(pattern, name) }) {
 			delete(vars, name)
@@ -81,6 +86,34 @@ func (c *compiler) environment() {
 	}
 	sort.Slice(c.p.Environment, func(i, j int) bool { return c.p.Environment[i].Name < c.p.Environment[j].Name })
 }
+
+// toolSettings are variables that lead the tools inside to the registries that the
+// person's tools have named: their own configuration is not here, since it may have
+// passwords in it.
+func (c *compiler) toolSettings() map[string]string {
+	out := map[string]string{}
+	if c.p.Network.Mode != "gateway" {
+		return out
+	}
+	for _, a := range c.in.Policy.Asked {
+		for _, f := range c.in.Facts.Asked {
+			if f.Tool != a.Tool {
+				continue
+			}
+			for _, s := range f.Settings {
+				if out[s.Name] = s.Value; s.File {
+					file := ownDir + "/" + f.Tool
+					c.p.Mounts = append(c.p.Mounts, plan.Mount{Kind: plan.File, Target: file, Content: s.Value, Create: true})
+					out[s.Name] = file
+				}
+			}
+		}
+	}
+	return out
+}
+
+// ownDir has files that only the inside has.
+const ownDir = "/run/cofferdam"
 
 // expand replaces a leading "~" of a set value by the home inside.
 func (c *compiler) expand(value string) string {
