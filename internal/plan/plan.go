@@ -149,17 +149,37 @@ type Network struct {
 }
 
 // NetRule is one rule of the gateway. A name denied denies its subdomains; deny
-// beats allow; what no rule allows is denied.
+// beats ask, and allow beats ask; what no rule speaks of is denied.
 type NetRule struct {
 	Allow bool `json:"allow"`
+	// Ask: it waits until a person allows it. Never with Allow.
+	Ask bool `json:"ask,omitempty"`
 	// Name is a canonical name; "*.example.org" is its strict subdomains, "*"
 	// every name and address (denials only). Empty if Prefix is set.
 	Name string `json:"name,omitempty"`
 	// Prefix is a range of addresses, for destinations that are addresses and
 	// for what a name resolves to if that is not a public address.
 	Prefix string `json:"prefix,omitempty"`
-	Port   int    `json:"port,omitempty"` // 0: every port
+	Port   int    `json:"port,omitempty"` // 0: every port but 22
+	// Tunnel: TLS is carried as it is. Nobody sees what is asked within, so neither
+	// Only nor any gate of publishing holds there. Allowing rules alone have it.
+	Tunnel bool `json:"tunnel,omitempty"`
+	// Only narrows the rule to some requests. Nil is every request, but in a rule that
+	// allows, nothing that publishes (decide.Act).
+	Only *Requests `json:"only,omitempty"`
+	// Reason is the author's, for whoever is refused or asked.
+	Reason string `json:"reason,omitempty"`
 	Rule   int    `json:"rule,omitempty"`
+}
+
+// Requests are some of those that HTTP can make. Each list that is not empty has to
+// have the request in it.
+type Requests struct {
+	Methods []string `json:"methods,omitempty"` // "GET"
+	Paths   []string `json:"paths,omitempty"`   // patterns of paths: "/v1/**"
+	// Acts are what requests do, by the names of decide.Act: "git-push".
+	Acts []string `json:"acts,omitempty"`
+	Refs []string `json:"refs,omitempty"` // of a git push: "refs/heads/agent/*"
 }
 
 // Plan is one run.

@@ -30,6 +30,13 @@ const (
 // Verdict is the answer to one question.
 type Verdict struct {
 	Allow bool
+	// Ask: it is not allowed, but a person may allow it now.
+	Ask bool
+	// Look: allowed so far, and each request within has to be asked about (Request).
+	// TLS has to be opened for it, and what can't be understood is not carried.
+	Look bool
+	// Refs: the answer depends on what a git push changes; ask again with those.
+	Refs bool
 	// Rule is the plan's ID (plan.NetRule.Rule) of the rule that decided, 0 if
 	// none did.
 	Rule int
