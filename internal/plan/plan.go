@@ -149,18 +149,20 @@ type Network struct {
 }
 
 // NetRule is one rule of the gateway. A name denied denies its subdomains; deny
-// beats ask, and allow beats ask; what no rule speaks of is denied.
+// beats allow, and allow beats ask; what no rule speaks of is denied.
 type NetRule struct {
 	Allow bool `json:"allow"`
 	// Ask: it waits until a person allows it. Never with Allow.
 	Ask bool `json:"ask,omitempty"`
 	// Name is a canonical name; "*.example.org" is its strict subdomains, "*"
-	// every name and address (denials only). Empty if Prefix is set.
+	// every name and address (never to allow). Empty if Prefix is set.
 	Name string `json:"name,omitempty"`
 	// Prefix is a range of addresses, for destinations that are addresses and
 	// for what a name resolves to if that is not a public address.
 	Prefix string `json:"prefix,omitempty"`
-	Port   int    `json:"port,omitempty"` // 0: every port but 22
+	// Port 0 is every port; of a rule that allows or asks, every one but 22 and 9418,
+	// where git may push and nobody can see it.
+	Port int `json:"port,omitempty"`
 	// Tunnel: TLS is carried as it is. Nobody sees what is asked within, so neither
 	// Only nor any gate of publishing holds there. Allowing rules alone have it.
 	Tunnel bool `json:"tunnel,omitempty"`

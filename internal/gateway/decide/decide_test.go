@@ -44,6 +44,8 @@ func TestConnect(t *testing.T) {
 		{"example.org", 80, Allowed, 1},
 		{"EXAMPLE.org.", 80, Allowed, 1},
 		{"example.org", 25, Denied, 7},
+		{"example.org", 22, NotAllowed, 0}, // has to be written
+		{"example.org", 9418, NotAllowed, 0},
 		{"example.org", 0, NotAllowed, 0},
 		{"a.example.org", 25, Denied, 7},
 		{"a.example.org", 80, NotAllowed, 0},
@@ -86,7 +88,7 @@ func TestConnect(t *testing.T) {
 
 // The reason names the rule, or what comes near, and the flag that would do.
 func TestReasons(t *testing.T) {
-	r := compiled(t, allow("*.example.net", 443, 1), deny("bad.example.net", 0, 2))
+	r := compiled(t, allow("*.example.net", 443, 1), deny("bad.example.net", 0, 2), allow("git.test", 0, 3))
 	for _, c := range []struct {
 		name string
 		port uint16
@@ -97,6 +99,8 @@ func TestReasons(t *testing.T) {
 		{"a.example.net", 80, []string{"*.example.net:443 is another port", "--allow-domain a.example.net:80"}},
 		{"example.net", 443, []string{"*.example.net:443 is its subdomains only", "--allow-domain example.net:443"}},
 		{"other.test", 443, []string{"not allowed by any rule; to allow it: --allow-domain other.test:443"}},
+		{"git.test", 22, []string{"git.test has no port", "what git pushes by ssh; use https://git.test", "--allow-domain git.test:22"}},
+		{"git.test", 9418, []string{"git's own protocol; use https://git.test"}},
 		{"a\x1b[2J\n", 443, []string{`"a\x1b[2J\n" is not a host name`}},
 	} {
 		v := r.Connect(c.name, c.port)
@@ -267,6 +271,8 @@ func TestCompileRefuses(t *testing.T) {
 		{}, {Allow: true}, {Allow: true, Name: "*"}, {Allow: true, Name: "a.test", Prefix: "1.0.0.0/8"},
 		{Name: "A.test"}, {Name: "a.test."}, {Name: "*.*.test"}, {Name: "a.*.test"}, {Name: "*test"}, {Name: "1.2.3.4"}, {Name: "*."}, {Name: "b\x00.test"},
 		{Name: "a.test", Port: -1}, {Name: "a.test", Port: 65536},
+		{Allow: true, Ask: true, Name: "a.test"}, {Tunnel: true, Name: "a.test"}, {Ask: true, Tunnel: true, Name: "a.test"}, {Ask: true, Prefix: "224.0.0.0/4"},
+		{Allow: true, Tunnel: true, Name: "a.test", Only: &plan.Requests{Methods: []string{"GET"}}}, {Name: "a.test", Only: &plan.Requests{}},
 		{Prefix: "10.0.0.1/8"}, {Prefix: "10.0.0.1"}, {Prefix: "x"}, {Prefix: "fe80::%1/64"}, {Prefix: "::ffff:0:0/90"},
 		// Rules that could never have an effect.
 		{Allow: true, Prefix: "0.0.0.0/32"}, {Allow: true, Prefix: "198.18.0.0/15"}, {Allow: true, Prefix: "198.19.1.0/24"}, {Allow: true, Prefix: "224.0.0.0/4"},

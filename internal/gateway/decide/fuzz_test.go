@@ -125,6 +125,8 @@ func FuzzRules(f *testing.F) {
 	f.Add("+example.org\n-*.example.org:443", "a.example.org", uint16(443))
 	f.Add("+*.example.org:22\n+example.org:80\n-bad.example.org", "x.bad.example.org", uint16(22))
 	f.Add("-*:25\n+a.test", "a.test", uint16(25))
+	f.Add("+a.test\n+b.test:22", "a.test", uint16(22))
+	f.Add("-a.test\n+a.test:22", "a.test", uint16(22))
 	f.Add("-*\n+a.test", "A.test.", uint16(80))
 	f.Fuzz(func(t *testing.T, text, name string, port uint16) {
 		var list []plan.NetRule
@@ -151,7 +153,7 @@ func FuzzRules(f *testing.F) {
 		fits := func(n plan.NetRule, port uint16) bool {
 			below, wild := strings.CutPrefix(n.Name, "*")
 			in := n.Name == c || !n.Allow && strings.HasSuffix(c, "."+n.Name) || wild && strings.HasSuffix(c, below) && c != below
-			return in && (n.Port == 0 || n.Port == int(port))
+			return in && (n.Port == 0 && (!n.Allow || port != 22 && port != 9418) || n.Port == int(port))
 		}
 		opinion := func(port uint16) (allow, deny bool) {
 			for _, n := range list {
