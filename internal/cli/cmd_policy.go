@@ -87,8 +87,12 @@ func policyText(e *policy.Effective) string {
 		// Not the value: what a person sets for a program may be a token.
 		row("env "+string(r.Action), report.Quote(r.Name), origin("", r.Origin))
 	}
+	if e.Unlisted.Value != "" {
+		row("unlisted", report.Quote(e.Unlisted.Value), origin("", e.Unlisted.Origin))
+	}
 	for _, r := range e.Net {
-		row(report.Plain(r.Key), report.Quote(r.Value), origin("", r.Origin))
+		key, value, _ := strings.Cut(r.Text(), " ")
+		row(report.Plain(key), report.Quote(value), origin("", r.Origin)+note(r.Reason))
 	}
 	for _, r := range e.Asked {
 		row("registries", "those of "+report.Quote(r.Tool), origin("", r.Origin))
@@ -125,17 +129,19 @@ func cmdPolicyCheck() *command {
 	}
 }
 
-func accesses() []string { return []string{"read", "write", "env", "connect"} }
+func accesses() []string { return []string{"read", "write", "env", "connect", "request"} }
 
 func cmdPolicyExplain() *command {
 	var o flow.Options
 	return &command{
-		args: "read|write|env|connect SUBJECT [--] [COMMAND [ARG...]]",
-		long: `SUBJECT is a path, the name of a variable, or NAME[:PORT]. Tells the deciding rule,
-where it stands, and what would change the answer. The exit code is 0 for both answers.`,
+		args: "read|write|env|connect|request SUBJECT [--] [COMMAND [ARG...]]",
+		long: `SUBJECT is a path, the name of a variable, NAME[:PORT], or METHOD URL. Tells the
+deciding rule, where it stands, and what would change the answer. The exit code is 0
+for both answers.`,
 		examples: [][2]string{
 			{"cofferdam policy explain read ~/.aws/credentials", "why can't it be read?"},
 			{"cofferdam policy explain env GITHUB_TOKEN claude", "would claude see this variable?"},
+			{"cofferdam policy explain request PUT https://registry.test/lib", "could it publish there?"},
 		},
 		exits: []int{exitPolicy, exitForbidden},
 		min:   2, max: -1, stopAtWord: true,
@@ -161,11 +167,18 @@ where it stands, and what would change the answer. The exit code is 0 for both a
 				}
 				return 0, e
 			}
+			words = words[2:]
+			if access == "request" {
+				if len(words) == 0 {
+					return 0, &flow.UsageError{Text: "a request is a method and an address", Hint: "for example: cofferdam policy explain request GET https://example.org/"}
+				}
+				subject, words = subject+" "+words[0], words[1:]
+			}
 			if c.app.Explain == nil {
 				return 0, notYet("policy explain")
 			}
 			var err error
-			if o.Command, err = commandAfter(words[2:]); err != nil {
+			if o.Command, err = commandAfter(words); err != nil {
 				return 0, err
 			}
 			x, err := c.app.Explain(c.ctx, o, c.caller(), access, subject)
@@ -183,8 +196,11 @@ where it stands, and what would change the answer. The exit code is 0 for both a
 func explainText(x *flow.Explanation) string {
 	var b strings.Builder
 	answer := "denied"
-	if x.Allowed {
+	switch {
+	case x.Allowed:
 		answer = "allowed"
+	case x.Ask:
+		answer = "asked"
 	}
 	fmt.Fprintf(&b, "%s: %s %s\n", answer, report.Plain(x.Access), report.Quote(x.Subject))
 	if x.Rule == "" {

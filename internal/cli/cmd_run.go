@@ -68,7 +68,9 @@ func policyFlags(f *flags, o *flow.Options) {
 	f.each(&o.DenyWrite, "deny-write", "PATH", "can't be written", "file")
 	f.each(&o.Env, "env", "NAME[=VALUE]", "pass or set a variable")
 	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to, at its public addresses")
+	f.each(&o.TunnelDomains, "tunnel-domain", "NAME[:PORT]", "the same, and its TLS is never opened")
 	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR[:PORT]", "addresses that may be connected to")
+	f.flag(&o.Ask, "ask", 0, "ask about hosts that no rule names")
 }
 
 func checkTimeout(s string) error {

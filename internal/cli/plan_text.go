@@ -2,6 +2,7 @@ package cli
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cofferdam/internal/plan"
@@ -24,6 +25,9 @@ func planText(p *plan.Plan) string {
 	network := p.Network.Mode
 	if p.Network.Mechanism != "" {
 		network += " by " + p.Network.Mechanism + ": what no rule allows is denied"
+		if slices.ContainsFunc(p.Network.Rules, func(n plan.NetRule) bool { return n.Ask && n.Name == "*" }) {
+			network += ", what no rule names is asked about"
+		}
 	}
 	row("network", "%s", report.Plain(network))
 	row("identity", "%s (uid %d, gid %d), home %s", report.Plain(p.Identity.User), p.Identity.UID, p.Identity.GID, report.Quote(p.Identity.Home))

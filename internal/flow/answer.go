@@ -8,9 +8,10 @@ import (
 
 // Explanation answers "may the inside do this, and which rule decides?".
 type Explanation struct {
-	Access  string `json:"access"` // "read", "write", "env", "connect"
+	Access  string `json:"access"` // "read", "write", "env", "connect", "request"
 	Subject string `json:"subject"`
 	Allowed bool   `json:"allowed"`
+	Ask     bool   `json:"ask,omitempty"` // not allowed, but a person is asked
 	// Rule is the text of the deciding rule; empty: the default, which denies.
 	Rule   string      `json:"rule,omitempty"`
 	Origin plan.Origin `json:"origin"`

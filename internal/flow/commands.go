@@ -215,7 +215,7 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	if err != nil {
 		return nil, err
 	}
-	if access == "connect" {
+	if access == "connect" || access == "request" {
 		state, err := stateDir(c.Environ)
 		if err != nil {
 			return nil, err
@@ -240,5 +240,5 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	if err != nil {
 		return nil, &UsageError{Text: err.Error()}
 	}
-	return &Explanation{Access: access, Subject: subject, Allowed: x.Allowed, Rule: x.Rule, Origin: x.Origin, Because: x.Text, Change: x.Change}, nil
+	return &Explanation{Access: access, Subject: subject, Allowed: x.Allowed, Ask: x.Ask, Rule: x.Rule, Origin: x.Origin, Because: x.Text, Change: x.Change}, nil
 }

@@ -40,6 +40,12 @@ func flagDocument(o Options, p place) (*policy.Document, error) {
 	if len(o.AllowCIDRs) > 0 {
 		net["allowedCIDRs"] = o.AllowCIDRs
 	}
+	if len(o.TunnelDomains) > 0 {
+		net["tunnelDomains"] = o.TunnelDomains
+	}
+	if o.Ask {
+		net["unlisted"] = policy.Ask
+	}
 	if len(net) > 0 {
 		doc["network"] = net
 	}

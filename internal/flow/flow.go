@@ -15,6 +15,8 @@ type Options struct {
 	AllowRead, AllowWrite, DenyRead, DenyWrite []string
 	Env                                        []string // NAME or NAME=VALUE
 	AllowDomains                               []string // NAME[:PORT]
+	TunnelDomains                              []string // NAME[:PORT]
+	Ask                                        bool     // about hosts that no rule names
 	AllowCIDRs                                 []string // CIDR[:PORT]
 	AllowRoot                                  bool
 

@@ -23,7 +23,8 @@ import (
 // needsGateway says whether anything is let out; what is not is spared the trial of
 // the mechanism.
 func needsGateway(eff *policy.Effective, f *host.Facts) bool {
-	return slices.ContainsFunc(eff.Net, func(r policy.NetRule) bool { return r.Key != "deniedDomains" }) ||
+	return eff.Unlisted.Value == policy.Ask ||
+		slices.ContainsFunc(eff.Net, func(r policy.NetRule) bool { return r.Key != "deniedDomains" && r.Effect != policy.Deny }) ||
 		slices.ContainsFunc(f.Asked, func(a host.Asked) bool { return len(a.Registries) > 0 })
 }
 

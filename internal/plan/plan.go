@@ -146,6 +146,9 @@ type Network struct {
 	// Mechanism is how they come there: "nft-redirect".
 	Mechanism string    `json:"mechanism,omitempty"`
 	Rules     []NetRule `json:"rules,omitempty"`
+	// Inspect: TLS is opened for some rule, so programs inside have to trust the
+	// session's authority.
+	Inspect bool `json:"inspect,omitempty"`
 }
 
 // NetRule is one rule of the gateway. A name denied denies its subdomains; deny

@@ -181,6 +181,7 @@ func (e *Effective) builtin(p Place) {
 	}
 	e.Boundary = Setting[string]{"native", builtinOrigin("boundary")}
 	e.WorkspaceMode = Setting[string]{"live", builtinOrigin("workspace.mode")}
+	e.Unlisted = Setting[string]{Deny, builtinOrigin("network.unlisted")}
 	e.Home = Setting[string]{"private", builtinOrigin("workspace.home")}
 	e.AllowRoot = Setting[bool]{false, builtinOrigin("identity.allowRoot")}
 	e.AllowGitConfig = Setting[bool]{false, builtinOrigin("filesystem.allowGitConfig")}

@@ -47,6 +47,7 @@ func Parse(file string, data []byte) (*Document, error) {
 	d := &decoder{tree: t}
 	var doc Document
 	d.value(reflect.ValueOf(&doc).Elem(), &t.root, "", "")
+	d.requestRules(doc.Network.Rules)
 	if err := d.problems.err(); err != nil {
 		return nil, err
 	}
@@ -340,6 +341,10 @@ func (d *decoder) object(target reflect.Value, v *hujson.Value, key string) {
 		}
 		got = append(got, name)
 		f := t.Field(i)
+		if a, isList := value.Value.(*hujson.Array); isList && len(a.Elements) == 0 && f.Tag.Get("some") != "" {
+			d.report(value, join(key, name), "an empty list, which no request fits", "leave the key out for all of them")
+			return
+		}
 		if f.Type.Kind() == reflect.Map {
 			d.table(target.Field(i), value, join(key, name), f.Tag)
 			return

@@ -119,6 +119,47 @@ type Network struct {
 	// Whether the registries may be reached from which your own package managers
 	// fetch; they are asked for these (npm, go, pip and so on). The default is true.
 	Registries *Val[bool] `json:"registries,omitempty" is:"bool"`
+	// Hosts like those of allowedDomains, but whose TLS is carried unopened: for
+	// programs that accept no other certificate. Nobody sees what is asked there.
+	TunnelDomains []Val[string] `json:"tunnelDomains,omitempty" is:"domain"`
+	// Rules for single requests: methods, paths, git, packages, uploads. What
+	// publishes is allowed only by a rule here that names it. A denial beats every
+	// allow, an allow beats a rule that asks.
+	Rules []RequestRule `json:"rules,omitempty"`
+	// What happens to hosts that no rule names: "deny", the default, or "ask" a
+	// person, while the connection waits.
+	Unlisted *Val[string] `json:"unlisted,omitempty" is:"unlisted"`
+}
+
+// RequestRule is one rule for requests. It speaks of those that fit every list it
+// has; without any list, of all, but allowing it then allows nothing that publishes.
+type RequestRule struct {
+	// The host, as in allowedDomains; for a denial also "*". Without a port it is
+	// every port; to allow or ask, every port but 22 and 9418, where git pushes
+	// unseen.
+	Host Val[string] `json:"host" is:"domainDeny" need:"yes"`
+	// "allow" (the default), "deny", or "ask" a person.
+	Effect *Val[string] `json:"effect,omitempty" is:"effect"`
+	// HTTP methods: "GET".
+	Methods []Val[string] `json:"methods,omitempty" is:"method" some:"yes"`
+	// Patterns of paths, compared when nothing in a path is encoded any more: "*"
+	// is within one segment, "**" is any number of them. Without the query.
+	Paths []Val[string] `json:"paths,omitempty" is:"urlPath" some:"yes"`
+	// What git may do over HTTP: "fetch", "push" (publishes).
+	Git []Val[string] `json:"git,omitempty" is:"gitAct" some:"yes"`
+	// Patterns of what a push changes, creates or deletes: "refs/heads/agent/*".
+	// Only with "git": ["push"]; each ref of a push has to be allowed.
+	Refs []Val[string] `json:"refs,omitempty" is:"ref" some:"yes"`
+	// The host is a package registry, at paths or everywhere: "install" reads from
+	// it, "publish" is whatever writes to it.
+	Packages []Val[string] `json:"packages,omitempty" is:"packageAct" some:"yes"`
+	// What the API of a code host takes: "gist", "release", "file" (they publish).
+	Uploads []Val[string] `json:"uploads,omitempty" is:"uploadAct" some:"yes"`
+	// "inspect" opens TLS, which each list needs; "tunnel" carries it unopened, for
+	// a rule without lists.
+	TLS *Val[string] `json:"tls,omitempty" is:"tls"`
+	// Why, for whoever is refused or asked.
+	Reason *Val[string] `json:"reason,omitempty" is:"text"`
 }
 
 // Environment has the rules for variables.

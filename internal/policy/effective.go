@@ -54,8 +54,14 @@ type EnvRule struct {
 
 // NetRule is one network rule as written. The gateway gives it meaning.
 type NetRule struct {
-	Key    string      `json:"key"` // "allowedDomains", "deniedDomains", "allowedCIDRs"
-	Value  string      `json:"value"`
+	Key   string `json:"key"`   // "allowedDomains", "deniedDomains", "allowedCIDRs", "tunnelDomains", "rules"
+	Value string `json:"value"` // the host or range
+	// Of "rules" alone.
+	Effect string         `json:"effect,omitempty"` // "allow", "deny", "ask"
+	Only   *plan.Requests `json:"only,omitempty"`   // nil: every request
+	TLS    string         `json:"tls,omitempty"`    // "inspect", "tunnel"; "": as the rule needs it
+	Reason string         `json:"reason,omitempty"`
+
 	Origin plan.Origin `json:"origin"`
 }
 
@@ -107,6 +113,7 @@ type Effective struct {
 	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
 	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
 	Registries     Setting[bool]   `json:"registries"`
+	Unlisted       Setting[string] `json:"unlisted"` // "deny", "ask": hosts that no rule names
 	// Home is "private" (one per project, kept) or "ephemeral" (tmpfs).
 	Home Setting[string] `json:"home"`
 

@@ -529,6 +529,7 @@ var credentialRules = rules{
 
 const (
 	needsGateway = "needs the gateway, which is not there yet: no connection leaves"
+	ownAuthority = "TLS is opened here where a rule needs it, by an authority of the session's own; of the hosts in excludeDomains, those that are allowed can be named in network.tunnelDomains"
 	noProxy      = "there is no way to a proxy outside: with it, others decide where a command connects to"
 	noHelper     = "no helper program is used"
 	macOnly      = "macOS only"
@@ -539,7 +540,7 @@ const (
 func networkRules() rules {
 	return rules{
 		"allowedDomains": allowedDomains, "deniedDomains": deniedDomains,
-		"strictAllowlist":         wants(true, Tightened, "a list is always strict here: nobody is asked"),
+		"strictAllowlist":         wants(true, Tightened, "hosts that no rule names are denied here; to be asked about them: \"network\": {\"unlisted\": \"ask\"}"),
 		"deniedResolvedAddresses": grants(strs, Lossy, "not carried; no connection leaves in this version"),
 		"allowUnixSockets":        grants(strs, Tightened, noSockets),
 		"allowAllUnixSockets":     wants(false, Weakening, noSockets),
@@ -548,7 +549,7 @@ func networkRules() rules {
 		"httpProxyPort":           told(aPort, Weakening, noProxy), "socksProxyPort": told(aPort, Weakening, noProxy),
 		"mitmProxy":   toldAll(Weakening, noProxy, map[string]shape{"socketPath": aString, "domains": strs}),
 		"parentProxy": toldAll(Lossy, needsGateway, map[string]shape{"http": aString, "https": aString, "noProxy": anything}),
-		"tlsTerminate": toldAll(Tightened, needsGateway, map[string]shape{
+		"tlsTerminate": toldAll(Tightened, ownAuthority, map[string]shape{
 			"caCertPath": aString, "caKeyPath": aString, "excludeDomains": strs, "extraCaCertPaths": strs, "maxTunnels": aNumber, "handshakeTimeoutMs": aNumber,
 		}),
 	}

@@ -8,7 +8,7 @@ func srtRules() rules {
 	return with(commonRules(), rules{
 		"network": section(with(networkRules(), rules{
 			"deniedDomainReasons":     toldEach(aString, Lossy, "the reason is not shown; the rule holds"),
-			"filterRequest":           told(anything, Lossy, "a function of a program that uses srt's library; rules for requests need the gateway"),
+			"filterRequest":           told(anything, Lossy, "a function of a program that uses srt's library; rules for requests go to network.rules"),
 			"allowPlaintextHeaderSet": told(anything, Tightened, needsGateway), "stripResponseHeaders": told(anything, Lossy, needsGateway),
 			"refuseOpaqueTunnels": told(anything, Lossy, needsGateway), "requireHostMatch": told(anything, Lossy, needsGateway),
 			"ambiguousRequestTarget": told(aString, Lossy, needsGateway),

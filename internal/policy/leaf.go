@@ -152,10 +152,19 @@ var leaves = map[string]leaf{
 		match: cidrMatch,
 		check: checkCIDR,
 	},
-	"duration": {match: durationMatch, check: checkDuration},
-	"size":     {match: sizeMatch, check: checkSize},
-	"cpus":     {min: 0.01, max: 4096},
-	"count":    {min: 1, max: 4194304, whole: true}, // the kernel's largest pid_max
+	"unlisted":   {enum: []string{"deny", "ask"}},
+	"effect":     {enum: []string{"allow", "deny", "ask"}},
+	"tls":        {enum: []string{"inspect", "tunnel"}},
+	"gitAct":     {enum: []string{"fetch", "push"}},
+	"packageAct": {enum: []string{"install", "publish"}},
+	"uploadAct":  {enum: []string{"gist", "release", "file"}},
+	"method":     {match: lazily(`^[A-Z-]{1,32}$`), check: checkMethod},
+	"urlPath":    {match: lazily(`^/[^?#%;\x00-\x1f\x7f]*$`), check: checkedBy(decide.CheckPath)},
+	"ref":        {match: lazily(`^refs/.*[^/]$`), check: checkedBy(decide.CheckRef)},
+	"duration":   {match: durationMatch, check: checkDuration},
+	"size":       {match: sizeMatch, check: checkSize},
+	"cpus":       {min: 0.01, max: 4096},
+	"count":      {min: 1, max: 4194304, whole: true}, // the kernel's largest pid_max
 }
 
 // checkString returns what is wrong with a string as this leaf, or "".
@@ -398,6 +407,26 @@ func checkOpens(s string, p netip.Prefix) (text, hint string) {
 		return quote(s) + " can't be allowed: " + errors.Unwrap(err).Error(), "name the addresses of the host itself"
 	}
 	return "", ""
+}
+
+// checkedBy makes a check of a function that says what is wrong in an error.
+func checkedBy(check func(string) error) func(string) (text, hint string) {
+	return func(s string) (string, string) {
+		if err := check(s); err != nil {
+			return err.Error(), ""
+		}
+		return "", ""
+	}
+}
+
+func checkMethod(s string) (text, hint string) {
+	if decide.CheckMethod(s) == nil {
+		return "", ""
+	}
+	if up := strings.ToUpper(s); decide.CheckMethod(up) == nil {
+		return fmt.Sprintf("%s is not a method", quote(s)), "write " + strconv.Quote(up)
+	}
+	return fmt.Sprintf("%s is not a method", quote(s)), `write for example "GET"; for every method leave the key out`
 }
 
 // ParseCIDR reads an entry of allowedCIDRs; port 0 is every port.

@@ -186,7 +186,9 @@ func TestEveryKeyArrives(t *testing.T) {
  "extends": ["ruby"], "boundary": "native",
  "filesystem": {"allowRead": ["/ar"], "denyRead": ["/dr"], "allowWrite": ["/aw"], "denyWrite": ["/dw"], "allowGitConfig": true},
  "credentials": {"files": [{"path": "/cf"}], "envVars": [{"name": "CV"}]},
- "network": {"allowedDomains": ["a.example"], "deniedDomains": ["d.example"], "allowedCIDRs": ["10.0.0.0/8"]},
+ "network": {"allowedDomains": ["a.example"], "deniedDomains": ["d.example"], "allowedCIDRs": ["10.0.0.0/8"], "tunnelDomains": ["t.example"], "unlisted": "ask",
+  "rules": [{"host": "r.example", "methods": ["GET"], "paths": ["/p"], "git": ["fetch", "push"], "refs": ["refs/heads/r"], "packages": ["install", "publish"],
+   "uploads": ["gist", "release", "file"], "reason": "why"}, {"host": "r.example", "effect": "ask", "tls": "inspect"}, {"host": "*", "effect": "deny"}]},
  "environment": {"allow": ["A"], "deny": ["D"], "set": {"S": "1"}},
  "workspace": {"mode": "live", "home": "ephemeral", "protect": ["p"], "unprotect": ["**/.vscode/"]},
  "resources": {"timeout": "1m", "memory": "1MiB", "cpus": 2, "processes": 3, "openFiles": 4, "tempSize": "5MiB"},
@@ -206,7 +208,7 @@ func TestEveryKeyArrives(t *testing.T) {
 		add(r.Origin, string(r.Action)+" "+r.Name+" "+r.Value)
 	}
 	for _, r := range e.Net {
-		add(r.Origin, r.Key+" "+r.Value)
+		add(r.Origin, strings.TrimSpace(r.Text()+" "+r.Reason))
 	}
 	for _, g := range e.Guards {
 		add(g.Origin, g.Pattern)
@@ -217,13 +219,17 @@ func TestEveryKeyArrives(t *testing.T) {
 	add(e.Boundary.Origin, e.Boundary.Value)
 	add(e.WorkspaceMode.Origin, e.WorkspaceMode.Value)
 	add(e.Home.Origin, e.Home.Value)
+	add(e.Unlisted.Origin, e.Unlisted.Value)
 	add(e.AllowRoot.Origin, "", e.AllowRoot.Value)
 	add(e.AllowGitConfig.Origin, "", e.AllowGitConfig.Value)
 	want := []string{
 		"boundary native", "credentials.envVars deny CV ", "credentials.files denyRead /cf", "environment.allow allow A ", "environment.deny deny D ",
 		"environment.set set S 1", "filesystem.allowGitConfig true", "filesystem.allowRead allowRead /ar", "filesystem.allowWrite allowWrite /aw",
 		"filesystem.denyRead denyRead /dr", "filesystem.denyWrite denyWrite /dw", "identity.allowRoot true", "network.allowedCIDRs allowedCIDRs 10.0.0.0/8",
-		"network.allowedDomains allowedDomains a.example", "network.deniedDomains deniedDomains d.example", "resources.cpus cpus millicpu 2000",
+		"network.allowedDomains allowedDomains a.example", "network.deniedDomains deniedDomains d.example",
+		"network.rules rules * deny",
+		"network.rules rules r.example allow, methods GET, paths /p, git fetch push, packages install publish, uploads gist release file, refs refs/heads/r why",
+		"network.rules rules r.example ask, tls inspect", "network.tunnelDomains tunnelDomains t.example", "network.unlisted ask", "resources.cpus cpus millicpu 2000",
 		"resources.memory memory bytes 1048576", "resources.openFiles open-files count 4", "resources.processes processes count 3",
 		"resources.tempSize temp-size bytes 5242880", "resources.timeout time ms 60000", "workspace.home ephemeral", "workspace.mode live", "workspace.protect p",
 	}
@@ -284,7 +290,8 @@ func TestUntrustedProject(t *testing.T) {
  "extends": ["node"],
  "filesystem": {"allowRead": ["/r"], "allowWrite": ["/w"], "denyRead": ["/dr"], "denyWrite": ["/dw"], "allowGitConfig": true},
  "environment": {"allow": ["A"], "set": {"S": "1"}, "deny": ["D"]},
- "network": {"allowedDomains": ["example.org"], "allowedCIDRs": ["10.0.0.0/8"], "deniedDomains": ["example.com"]},
+ "network": {"allowedDomains": ["example.org"], "allowedCIDRs": ["10.0.0.0/8"], "deniedDomains": ["example.com"], "tunnelDomains": ["example.org"], "unlisted": "ask",
+  "rules": [{"host": "example.org"}, {"host": "example.org", "effect": "ask"}, {"host": "example.org", "effect": "deny", "methods": ["PUT"]}]},
  "workspace": {"home": "private", "protect": ["p"], "unprotect": ["**/.vscode/"]},
  "resources": {"memory": "2GiB", "processes": 7},
  "identity": {"allowRoot": true}
@@ -301,11 +308,14 @@ func TestUntrustedProject(t *testing.T) {
 		}
 	}
 	for _, r := range e.Net {
-		if r.Origin.Layer == "project" && r.Key != "deniedDomains" {
+		if r.Origin.Layer == "project" && r.Key != "deniedDomains" && r.Effect != Deny {
 			t.Errorf("%+v", r)
 		}
 	}
-	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" || len(e.Profiles) > 0 {
+	if !slices.ContainsFunc(e.Net, func(r NetRule) bool { return r.Text() == "rules example.org deny, methods PUT" }) {
+		t.Error("a denial is left out")
+	}
+	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" || e.Unlisted.Value != Deny || len(e.Profiles) > 0 {
 		t.Errorf("%+v %+v %+v %v", e.AllowGitConfig, e.AllowRoot, e.Home, e.Profiles)
 	}
 	if m, _ := limitOf(e, "memory"); m != 1<<30 {
@@ -329,7 +339,7 @@ func TestUntrustedProject(t *testing.T) {
 	}
 	slices.Sort(keys)
 	want := []string{"environment.allow", "environment.set", "extends", "filesystem.allowGitConfig", "filesystem.allowRead", "filesystem.allowWrite", "identity.allowRoot",
-		"network.allowedCIDRs", "network.allowedDomains", "resources.memory", "workspace.home", "workspace.unprotect"}
+		"network.allowedCIDRs", "network.allowedDomains", "network.rules", "network.rules", "network.tunnelDomains", "network.unlisted", "resources.memory", "workspace.home", "workspace.unprotect"}
 	if !slices.Equal(keys, want) {
 		t.Errorf("told %v, want %v", keys, want)
 	}
@@ -342,10 +352,10 @@ func TestUntrustedProject(t *testing.T) {
 
 func TestManagedChoicesAreLast(t *testing.T) {
 	s := newSite(t)
-	s.write(s.Managed, `{"filesystem": {"allowGitConfig": false}, "identity": {"allowRoot": false}, "workspace": {"home": "ephemeral", "protect": ["x", "**/.git/config"]}}`)
-	s.Flags, _ = Parse("flags", []byte(`{"filesystem": {"allowGitConfig": true}, "identity": {"allowRoot": true}, "workspace": {"home": "private", "unprotect": ["x"]}}`))
+	s.write(s.Managed, `{"network": {"unlisted": "deny"}, "filesystem": {"allowGitConfig": false}, "identity": {"allowRoot": false}, "workspace": {"home": "ephemeral", "protect": ["x", "**/.git/config"]}}`)
+	s.Flags, _ = Parse("flags", []byte(`{"network": {"unlisted": "ask"}, "filesystem": {"allowGitConfig": true}, "identity": {"allowRoot": true}, "workspace": {"home": "private", "unprotect": ["x"]}}`))
 	e := s.load()
-	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" {
+	if e.AllowGitConfig.Value || e.AllowRoot.Value || e.Home.Value != "ephemeral" || e.Unlisted.Value != Deny || e.Unlisted.Origin.Layer != managedLayer {
 		t.Errorf("%+v %+v %+v", e.AllowGitConfig, e.AllowRoot, e.Home)
 	}
 	s.write(s.Managed, `{"filesystem": {"allowGitConfig": false}}`)

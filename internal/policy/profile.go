@@ -165,7 +165,9 @@ func (l *loader) profile(name string) {
 	}
 	for _, d := range p.domains {
 		// Without TLS nobody could check whom the key is sent to.
-		e.Net = append(e.Net, NetRule{"allowedDomains", d + ":443", at("network")})
+		// A tunnel: what the agent says to its model is for nobody here to open, and
+		// some agents accept no other certificate.
+		e.Net = append(e.Net, NetRule{Key: "tunnelDomains", Value: d + ":443", Origin: at("network")})
 	}
 	for _, tool := range p.asked {
 		e.Asked = append(e.Asked, AskedTool{tool, at("registries")})

@@ -133,12 +133,18 @@ func (e *Effective) add(l layer, place Place) {
 		values []Val[string]
 	}{
 		{"allowedDomains", d.Network.AllowedDomains}, {"deniedDomains", d.Network.DeniedDomains}, {"allowedCIDRs", d.Network.AllowedCIDRs},
+		{"tunnelDomains", d.Network.TunnelDomains},
 	} {
 		for _, v := range n.values {
 			if n.key != "deniedDomains" && widening("network."+n.key, v.Pos, v.V) {
 				continue
 			}
-			e.Net = append(e.Net, NetRule{n.key, v.V, l.origin("network."+n.key, v.Pos)})
+			e.Net = append(e.Net, NetRule{Key: n.key, Value: v.V, Origin: l.origin("network."+n.key, v.Pos)})
+		}
+	}
+	for _, r := range d.Network.Rules {
+		if r.effect() == Deny || !widening("network.rules", r.Host.Pos, r.Host.V) {
+			e.Net = append(e.Net, r.net(l.origin("network.rules", r.Host.Pos)))
 		}
 	}
 	for _, v := range d.Workspace.Protect {
@@ -230,6 +236,9 @@ func (e *Effective) addSettings(l layer, widening func(string, Pos, string) bool
 	}
 	if v := d.Workspace.Mode; v != nil {
 		e.WorkspaceMode = Setting[string]{v.V, l.origin("workspace.mode", v.Pos)}
+	}
+	if v := d.Network.Unlisted; v != nil && (v.V == "deny" || e.Unlisted.Value == v.V || !widening("network.unlisted", v.Pos, v.V)) {
+		e.Unlisted = Setting[string]{v.V, l.origin("network.unlisted", v.Pos)}
 	}
 	if v := d.Workspace.Home; v != nil {
 		if v.V == "ephemeral" || e.Home.Value != "ephemeral" || !widening("workspace.home", v.Pos, v.V) {

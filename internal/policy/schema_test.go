@@ -143,6 +143,9 @@ func fieldSchema(t *testing.T, f reflect.StructField, docs map[string]string) ob
 		} else {
 			items = schemaOf(t, elem, docs)
 		}
+		if f.Tag.Get("some") != "" {
+			return object{{"type", "array"}, {"minItems", 1}, {"items", items}}
+		}
 		return object{{"type", "array"}, {"items", items}}
 	}
 	switch reflect.Zero(typ).Interface().(type) {

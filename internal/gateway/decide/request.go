@@ -151,7 +151,9 @@ func (a *asking) judge(deny, allow, ask []rule) Verdict {
 }
 
 func (a *asking) decide(deny, allow, ask []rule) Verdict {
-	refs := Verdict{Refs: true, Code: NotAllowed, Reason: a.what + ": it depends on what the push changes"}
+	refs := func(by rule) Verdict {
+		return Verdict{Refs: true, Rule: by.id, Code: NotAllowed, Reason: a.what + ": it depends on what the push changes"}
+	}
 	depends := false
 	for _, d := range deny {
 		for _, p := range a.pieces {
@@ -181,14 +183,14 @@ func (a *asking) decide(deny, allow, ask []rule) Verdict {
 	answer, by, missing := a.covered(allow)
 	switch {
 	case answer == withRefs, answer == yes && depends:
-		return refs
+		return refs(by)
 	case answer == yes:
 		return allowed(a.what, by)
 	}
 	answer, by, _ = a.covered(slices.Concat(ask, allow))
 	switch {
 	case answer == withRefs, answer == yes && depends:
-		return refs
+		return refs(by)
 	case answer == yes:
 		return asked(a.what, by)
 	}

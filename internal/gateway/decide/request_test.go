@@ -241,7 +241,7 @@ func TestRequest(t *testing.T) {
 		{"GET git.test/any/x.git/info/refs?service=git-upload-pack&service=git-receive-pack", "", NotAllowed, 0, ""},
 		{"GET git.test/any/x.git/info/refs?service=git-receive-pack", "", NotAllowed, 0, `"git": ["push"]`},
 		{"GET git.test/me/x", "", NotAllowed, 0, ""},
-		{"POST git.test/me/x.git/git-receive-pack", "", "refs", 0, "depends"},
+		{"POST git.test/me/x.git/git-receive-pack", "", "refs", 6, "depends"},
 		{"POST git.test/any/x.git/git-receive-pack", "", NotAllowed, 0, ""},
 		{"POST git.test/me/x.git/git-receive-pack", "-", Allowed, 6, ""},
 		{"POST git.test/me/x.git/git-receive-pack", "refs/heads/agent/a refs/heads/agent/b", Allowed, 6, ""},
@@ -259,12 +259,12 @@ func TestRequest(t *testing.T) {
 		{"PUT git.test/me/x.git/refs/heads/agent/a", "", Denied, 7, ""},
 		{"PUT git.test/repos/me/x/contents/a", "", Denied, 7, ""},
 
-		{"POST free.test/x/git-receive-pack", "", "refs", 0, ""},
+		{"POST free.test/x/git-receive-pack", "", "refs", 15, ""},
 		{"POST free.test/x/git-receive-pack", "refs/heads/main", Denied, 16, ""},
 		{"POST free.test/x/git-receive-pack", "refs/heads/x", Allowed, 15, ""},
 		{"PUT free.test/repos/me/x/contents/a", "", Denied, 16, ""},
 
-		{"POST refs.test/x/git-receive-pack", "", "refs", 0, ""},
+		{"POST refs.test/x/git-receive-pack", "", "refs", 18, ""},
 		{"POST refs.test/x/git-receive-pack", "refs/heads/agent/a/b", Allowed, 18, ""},
 		{"POST refs.test/x/git-receive-pack", "refs/heads/agent/a refs/heads/main", Asked, 17, ""},
 		{"POST refs.test/x/git-receive-pack", "refs/heads/other", NotAllowed, 0, ""},

@@ -213,6 +213,7 @@ func (c *compiler) known() {
 	}
 	e := c.in.Policy
 	refuse("workspace.mode", e.WorkspaceMode.Value, "live")
+	refuse("network.unlisted", e.Unlisted.Value, policy.Deny, policy.Ask)
 	refuse("workspace.home", e.Home.Value, "private", "ephemeral")
 	for _, r := range e.Paths {
 		refuse("the path rule", string(r.Access), string(policy.AllowRead), string(policy.AllowWrite), string(policy.DenyRead), string(policy.DenyWrite))
@@ -221,7 +222,11 @@ func (c *compiler) known() {
 		refuse("the rule for a variable", string(r.Action), string(policy.EnvAllow), string(policy.EnvDeny), string(policy.EnvSet))
 	}
 	for _, r := range e.Net {
-		refuse("the network rule", r.Key, "allowedDomains", "deniedDomains", "allowedCIDRs")
+		refuse("the network rule", r.Key, "allowedDomains", "deniedDomains", "allowedCIDRs", "tunnelDomains", "rules")
+		if r.Key == "rules" {
+			refuse("the effect of a network rule", r.Effect, policy.Allow, policy.Deny, policy.Ask)
+			refuse("tls of a network rule", r.TLS, "", "inspect", "tunnel")
+		}
 	}
 }
 

@@ -13,9 +13,10 @@ import (
 
 // Explanation says which rule decides a question, and what would change it.
 type Explanation struct {
-	Kind    string      `json:"kind"` // "read", "write", "env", "connect"
+	Kind    string      `json:"kind"` // "read", "write", "env", "connect", "request"
 	Subject string      `json:"subject"`
 	Allowed bool        `json:"allowed"`
+	Ask     bool        `json:"ask,omitempty"` // a person decides, when it comes
 	Text    string      `json:"text"`
 	Rule    string      `json:"rule,omitempty"`
 	Origin  plan.Origin `json:"origin,omitzero"`
@@ -37,8 +38,12 @@ func Explain(eff *policy.Effective, f *host.Facts, workspace, kind, subject stri
 		if err := c.explainConnect(&e); err != nil {
 			return e, err
 		}
+	case "request":
+		if err := c.explainRequest(&e); err != nil {
+			return e, err
+		}
 	default:
-		return e, fmt.Errorf("%q can't be explained: read, write, env and connect can", kind)
+		return e, fmt.Errorf("%q can't be explained: read, write, env, connect and request can", kind)
 	}
 	return e, nil
 }

@@ -28,6 +28,18 @@ var carriedOut = map[string]struct{ policy, rule, with string }{
 	"network.allowedDomains":     {`{"network": {"allowedDomains": ["example.org"]}}`, "allowedDomains example.org", ""},
 	"network.deniedDomains":      {`{"network": {"deniedDomains": ["example.org"]}}`, "deniedDomains example.org", ""},
 	"network.allowedCIDRs":       {`{"network": {"allowedCIDRs": ["10.0.0.0/8"]}}`, "allowedCIDRs 10.0.0.0/8", ""},
+	"network.tunnelDomains":      {`{"network": {"tunnelDomains": ["example.org"]}}`, "tunnelDomains example.org", ""},
+	"network.unlisted":           {`{"network": {"unlisted": "ask"}}`, "unlisted ask", ""},
+	"network.rules[].host":       {`{"network": {"rules": [{"host": "example.org"}]}}`, "rules example.org allow", ""},
+	"network.rules[].effect":     {`{"network": {"rules": [{"host": "example.org", "effect": "deny"}]}}`, "rules example.org deny", ""},
+	"network.rules[].methods":    {`{"network": {"rules": [{"host": "example.org", "methods": ["GET"]}]}}`, "rules example.org allow, methods GET", ""},
+	"network.rules[].paths":      {`{"network": {"rules": [{"host": "example.org", "paths": ["/a"]}]}}`, "rules example.org allow, paths /a", ""},
+	"network.rules[].git":        {`{"network": {"rules": [{"host": "example.org", "git": ["fetch", "push"]}]}}`, "rules example.org allow, git fetch push", ""},
+	"network.rules[].refs":       {`{"network": {"rules": [{"host": "example.org", "git": ["push"], "refs": ["refs/heads/*"]}]}}`, "rules example.org allow, git push, refs refs/heads/*", ""},
+	"network.rules[].packages":   {`{"network": {"rules": [{"host": "example.org", "packages": ["install"]}]}}`, "rules example.org allow, packages install", ""},
+	"network.rules[].uploads":    {`{"network": {"rules": [{"host": "example.org", "uploads": ["gist"]}]}}`, "rules example.org allow, uploads gist", ""},
+	"network.rules[].tls":        {`{"network": {"rules": [{"host": "example.org", "tls": "tunnel"}]}}`, "rules example.org allow, tls tunnel", ""},
+	"network.rules[].reason":     {`{"network": {"rules": [{"host": "example.org", "effect": "deny", "reason": "x"}]}}`, "rules example.org deny", ""},
 	"network.registries":         {policy: `{"extends": ["node"], "network": {"registries": false}}`, with: `{"extends": ["node"]}`},
 	"environment.allow":          {`{"environment": {"allow": ["A"]}}`, "allow environment A", ""},
 	"environment.deny":           {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM", ""},
@@ -122,7 +134,7 @@ func TestEveryKeyIsCarriedOut(t *testing.T) {
 		case c.rule == "" && body(p) == body(without):
 			t.Errorf("%s makes no other plan", key)
 		case c.rule == "":
-		case len(mine) != 1 || mine[0].Text != c.rule || mine[0].Origin.Key != strings.TrimSuffix(strings.TrimSuffix(key, "[].path"), "[].name"):
+		case len(mine) != 1 || mine[0].Text != c.rule || !strings.HasPrefix(key+"[", mine[0].Origin.Key+"["):
 			t.Errorf("%s: the rules are %+v, want one: %s", key, mine, c.rule)
 		case body(p) == body(without) && mine[0].Mechanism != "net-namespace" && mine[0].Status != plan.Impossible:
 			t.Errorf("%s is called %s, and the plan is as without it", key, mine[0].Status)
@@ -155,7 +167,10 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 		want[name{string(r.Action) + " environment " + r.Name, r.Origin}]++
 	}
 	for _, r := range e.Net {
-		want[name{r.Key + " " + r.Value, r.Origin}]++
+		want[name{r.Text(), r.Origin}]++
+	}
+	if e.Unlisted.Value == policy.Ask {
+		want[name{"unlisted ask", e.Unlisted.Origin}]++
 	}
 	limits := 0
 	for i, r := range p.Rules {
@@ -176,7 +191,7 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 		default:
 			t.Errorf("%+v: no status", r)
 		}
-		if r.Status == plan.Impossible && (strings.HasPrefix(r.Text, "deny") || strings.HasPrefix(r.Text, "protect ")) &&
+		if r.Status == plan.Impossible && (strings.HasPrefix(r.Text, "deny") || strings.HasPrefix(r.Text, "rules ") && strings.Contains(r.Text+",", " deny,") || strings.HasPrefix(r.Text, "protect ")) &&
 			!slices.ContainsFunc(p.RequiredGaps(), func(g plan.Gap) bool { return g.Rule == r.ID }) {
 			t.Errorf("%+v: the run goes on", r)
 		}
@@ -204,6 +219,13 @@ func TestUnknownSettingsAreRefused(t *testing.T) {
 		"home":           func(e *policy.Effective) { e.Home.Value = "shared" },
 		"limit":          func(e *policy.Effective) { e.Limits = append(e.Limits, policy.LimitRule{Name: "disk", Value: 1}) },
 		"network rule":   func(e *policy.Effective) { e.Net = append(e.Net, policy.NetRule{Key: "deniedCIDRs", Value: "::/0"}) },
+		"unlisted":       func(e *policy.Effective) { e.Unlisted.Value = "allow" },
+		"effect": func(e *policy.Effective) {
+			e.Net = append(e.Net, policy.NetRule{Key: "rules", Value: "a.test", Effect: "audit"})
+		},
+		"tls": func(e *policy.Effective) {
+			e.Net = append(e.Net, policy.NetRule{Key: "rules", Value: "a.test", Effect: "allow", TLS: "peek"})
+		},
 		"path rule": func(e *policy.Effective) {
 			e.Paths = append(e.Paths, policy.PathRule{Access: "denyExecute", Pattern: "/opt"})
 		},

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -13,50 +14,128 @@ import (
 	"cofferdam/internal/policy"
 )
 
-// network makes the gateway's rules of those of the policy, and returns them. They
-// become the plan's if there is something to allow and connections can be brought
-// to the gateway; else nothing outside can be reached at all.
-func (c *compiler) network() []plan.NetRule {
-	out, ids := []plan.NetRule{}, []int{}
-	allows := false
-	for _, r := range slices.Concat(c.in.Policy.Net, c.registries()) {
-		id := c.rule(r.Key+" "+r.Value, r.Origin, plan.Enforced, "gateway", "")
-		n, err := netRule(r, id)
+// inspects says whether the gateway opens TLS and asks about each request. It does not
+// yet, so a rule that needs it stops the run (needsLook), and what is allowed whole is
+// carried as a tunnel.
+const inspects = false
+
+// asks says whether there is somebody to ask: there is no way yet to do so.
+const asks = false
+
+// needsLook says whether a rule means nothing if nobody looks into connections.
+func needsLook(r policy.NetRule) bool { return r.Only != nil || r.TLS == "inspect" }
+
+// netRules makes the gateway's rules of those of the policy, as they are meant, whatever
+// the machine and the gateway can do; ids are theirs in the plan.
+func (c *compiler) netRules() (out []plan.NetRule, from []policy.NetRule) {
+	add := func(r policy.NetRule, n plan.NetRule, err error) {
 		if err == nil {
 			_, err = decide.Compile([]plan.NetRule{n})
 		}
-		if err != nil {
-			// The reader of policies refuses these. A denial that can't be
-			// carried out stops the run; what it denies could be reached.
-			st := &c.p.Rules[id-1]
-			st.Status, st.Note = plan.Impossible, err.Error()
-			if !n.Allow {
-				c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the rule " + st.Text, Because: st.Note, Remedy: "write it otherwise, or take it out", Rule: id})
-			}
-			continue
+		if err == nil {
+			out, from = append(out, n), append(from, r)
+			return
 		}
-		out, ids = append(out, n), append(ids, id)
-		allows = allows || n.Allow
+		// The reader of policies refuses these. A denial that can't be carried out
+		// stops the run; what it denies could be reached.
+		st := &c.p.Rules[n.Rule-1]
+		st.Status, st.Note = plan.Impossible, err.Error()
+		if !n.Allow && !n.Ask {
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the rule " + st.Text, Because: st.Note, Remedy: "write it otherwise, or take it out", Rule: n.Rule})
+		}
 	}
+	for _, r := range slices.Concat(c.in.Policy.Net, c.registries()) {
+		n, err := netRule(r, c.rule(r.Text(), r.Origin, plan.Enforced, "gateway", ""))
+		add(r, n, err)
+	}
+	if u := c.in.Policy.Unlisted; u.Value == policy.Ask {
+		id := c.rule("unlisted ask", u.Origin, plan.Enforced, "gateway", "")
+		add(policy.NetRule{Key: "unlisted", Value: u.Value, Effect: policy.Ask}, plan.NetRule{Ask: true, Name: "*", Rule: id}, nil)
+	}
+	return out, from
+}
+
+// network gives the gateway what it can carry out of the policy's rules, and returns
+// them all as they are meant. There is a gateway if there is something to allow and
+// connections can be brought to it; else nothing outside can be reached at all.
+func (c *compiler) network() []plan.NetRule {
+	meant, from := c.netRules()
+	out := []plan.NetRule{}
+	allows := slices.ContainsFunc(meant, func(n plan.NetRule) bool { return n.Allow || n.Ask && c.nobody() == "" })
+	for i, n := range meant {
+		st := &c.p.Rules[n.Rule-1]
+		why := c.nobody()
+		switch {
+		case n.Ask && why != "":
+			st.Status, st.Note = plan.Impossible, why
+		case needsLook(from[i]) && !inspects && allows:
+			st.Status, st.Note = plan.Impossible, "nobody looks into connections yet"
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the rule " + st.Text,
+				Because: "it speaks of single requests, and the gateway can't look into connections yet", Remedy: "take it out, or choose by host and port alone", Rule: n.Rule})
+		default:
+			n.Tunnel = n.Tunnel || n.Allow && !inspects
+			c.p.Network.Inspect = c.p.Network.Inspect || (n.Allow || n.Ask) && !n.Tunnel
+			out = append(out, n)
+		}
+	}
+	c.contradiction(out)
 	why := c.noGateway()
 	switch {
 	case allows && why == "":
-		c.p.Network = plan.Network{Mode: "gateway", Mechanism: "nft-redirect", Rules: out}
+		c.p.Network.Mode, c.p.Network.Mechanism, c.p.Network.Rules = "gateway", "nft-redirect", out
 	case allows:
 		why = "connections can't be brought to the gateway here: " + why
 	}
-	for i, n := range out {
-		st, gateway := &c.p.Rules[ids[i]-1], c.p.Network.Mode == "gateway"
+	gateway := c.p.Network.Mode == "gateway"
+	c.p.Network.Inspect = c.p.Network.Inspect && gateway
+	for _, n := range out {
+		st := &c.p.Rules[n.Rule-1]
 		if !gateway {
 			st.Mechanism, st.Note = "net-namespace", "nothing outside can be reached"
 		}
-		if n.Allow && !gateway {
+		if (n.Allow || n.Ask) && !gateway {
 			st.Status, st.Note = plan.Impossible, why
 		} else if note := partly(n); note != "" {
 			st.Status, st.Note = plan.Coarse, note
 		}
 	}
-	return out
+	return meant
+}
+
+// nobody says why nobody can be asked, "" if somebody can.
+func (c *compiler) nobody() string {
+	switch {
+	case c.in.Unattended:
+		return "the run is unattended, so nobody is asked and it is denied"
+	case !asks:
+		return "nobody can be asked yet, so it is denied"
+	}
+	return ""
+}
+
+// contradiction stops a run in which one rule needs opened what another keeps closed.
+func (c *compiler) contradiction(rules []plan.NetRule) {
+	_, err := decide.Compile(rules)
+	if err == nil {
+		return
+	}
+	gap := plan.Gap{Required: true, Missing: "one meaning of the network rules", Because: err.Error(), Remedy: "take one of them out"}
+	var two *decide.Conflict
+	if errors.As(err, &two) {
+		only, _ := c.p.Rule(two.Only.Rule)
+		tunnel, _ := c.p.Rule(two.Tunnel.Rule)
+		gap.Rule, gap.Because = only.ID, fmt.Sprintf("%s (%s) keeps TLS closed there, so nobody sees what %s (%s) speaks of", tunnel.Text, place(tunnel.Origin), only.Text, place(only.Origin))
+		gap.Remedy = "take one of the two out, or name a host or port that is not in both"
+	}
+	c.p.Gaps = append(c.p.Gaps, gap)
+}
+
+// place is where a rule stands.
+func place(o plan.Origin) string {
+	if o.File == "" {
+		return o.Layer
+	}
+	return o.File + ":" + strconv.Itoa(o.Line)
 }
 
 // registries makes rules of what the person's tools say of where they get packages. An
@@ -106,7 +185,9 @@ func (c *compiler) noGateway() string {
 
 // netRule reads a rule as written. Allow is right in any case.
 func netRule(r policy.NetRule, id int) (plan.NetRule, error) {
-	n := plan.NetRule{Allow: r.Key != "deniedDomains", Rule: id}
+	n := plan.NetRule{Rule: id, Tunnel: r.Key == "tunnelDomains" || r.TLS == "tunnel", Only: r.Only, Reason: r.Reason}
+	n.Allow = r.Key != "deniedDomains" && (r.Key != "rules" || r.Effect == policy.Allow)
+	n.Ask = r.Effect == policy.Ask
 	if r.Key == "allowedCIDRs" {
 		p, port, err := policy.ParseCIDR(r.Value)
 		n.Prefix, n.Port = p.String(), port
@@ -135,7 +216,7 @@ func partly(n plan.NetRule) string {
 	p, _ := netip.ParsePrefix(n.Prefix)
 	switch {
 	case !own(strings.TrimPrefix(n.Name, "*."), p.Addr()):
-	case n.Allow:
+	case n.Allow || n.Ask:
 		return "inside, localhost and loopback addresses are the inside's own: this machine's are reached through the proxy, or by another name, and then need a range"
 	default:
 		return "inside, localhost and loopback addresses are the inside's own, and stay open to it; this machine's are closed"
@@ -167,72 +248,6 @@ func own(name string, a netip.Addr) bool {
 func proxyVariables() map[string]string {
 	proxy := "http://127.0.0.1:" + strconv.Itoa(plan.ProxyHTTPPort)
 	return map[string]string{"HTTP_PROXY": proxy, "HTTPS_PROXY": proxy, "ALL_PROXY": proxy, "NO_PROXY": "localhost,127.0.0.1,::1"}
-}
-
-func (c *compiler) explainConnect(e *Explanation) error {
-	h, err := policy.ParseHost(e.Subject)
-	if err != nil {
-		return err
-	}
-	if h.All || h.Wild {
-		return fmt.Errorf("%q is a pattern: one host can be asked about", e.Subject)
-	}
-	if h.Addr.IsValid() && h.Port == 0 {
-		return fmt.Errorf("rules for addresses have ports: ask about ADDRESS:PORT")
-	}
-	rules, err := decide.Compile(c.network())
-	if err != nil {
-		return err
-	}
-	if own(h.Name, h.Addr) {
-		e.Allowed, e.Text = true, e.Subject+" is the inside's own: a server inside can be reached, this machine's can't"
-		e.Change = "nothing: no rule is asked about it"
-		return nil
-	}
-	var v decide.Verdict
-	switch {
-	case h.Addr.IsValid():
-		v = rules.ConnectAddr(netip.AddrPortFrom(h.Addr, uint16(h.Port)))
-	case h.Port == 0:
-		v = rules.Name(h.Name)
-	default:
-		v = rules.Connect(h.Name, uint16(h.Port))
-	}
-	e.Allowed, e.Text = v.Allow, v.Reason
-	by, ok := c.p.Rule(v.Rule)
-	if ok {
-		e.by(by.Text, "", by.Origin)
-	}
-	key, flag, value := "allowedDomains", "--allow-domain ", e.Subject
-	if h.Addr.IsValid() {
-		key, flag = "allowedCIDRs", "--allow-cidr "
-		value = netip.PrefixFrom(h.Addr, h.Addr.BitLen()).String()
-		if h.Addr.Is6() {
-			value = "[" + value + "]"
-		}
-		value += ":" + strconv.Itoa(h.Port)
-	}
-	switch {
-	case v.Allow && c.p.Network.Mode != "gateway":
-		e.Allowed = false
-		e.Text = e.Subject + " can't be reached, although a rule allows it: " + by.Note
-		e.Change = "cofferdam doctor says what this machine lacks"
-	case v.Allow:
-		e.Text += "; the address that it leads to is judged when it is dialled"
-		if h.Addr.IsValid() {
-			e.Text = v.Reason
-		}
-		e.Change = fmt.Sprintf(`"network": {"deniedDomains": [%q]} in a policy`, e.Subject)
-	case ok && by.Origin.Layer == "managed":
-		e.Change = "nothing here: your organisation's policy decides"
-	case v.Code == decide.Denied:
-		e.Change = "take that line out"
-	case v.Code == decide.BadName:
-		e.Change = "nothing: it is no name"
-	default:
-		e.Change = fmt.Sprintf(`"network": {%q: [%q]} in a policy, or %s%s`, key, value, flag, value)
-	}
-	return nil
 }
 
 // ResolverFiles say how programs find the address of a name; Facts have to know them.

@@ -46,6 +46,7 @@ func TestNetwork(t *testing.T) {
 		if !ok || st.Status != plan.Enforced || st.Mechanism != "gateway" || st.Origin.Layer != "user" {
 			t.Errorf("%+v is %+v", n, st)
 		}
+		want[i].Tunnel = want[i].Allow && !inspects
 		if n.Rule = 0; n != want[i] {
 			t.Errorf("%+v, want %+v", n, want[i])
 		}
@@ -80,6 +81,82 @@ func TestNetwork(t *testing.T) {
 		p := mustPlan(t, networked(t, user, host.Yes))
 		if p.Network.Mode != "loopback" || slices.ContainsFunc(p.Environment, func(v plan.EnvVar) bool { return strings.HasSuffix(v.Name, "PROXY") }) {
 			t.Errorf("%q: %+v", user, p.Network)
+		}
+	}
+}
+
+// Until connections are looked into, a rule that needs it stops the run, and so no rule
+// is taken and not carried out; what is allowed whole goes on as it did.
+func TestRulesThatNeedALook(t *testing.T) {
+	for rule, gap := range map[string]bool{
+		`{"host": "a.test"}`: false, `{"host": "a.test", "tls": "tunnel"}`: false, `{"host": "a.test", "effect": "deny"}`: false, `{"host": "a.test", "effect": "ask"}`: false,
+		`{"host": "a.test", "tls": "inspect"}`: true, `{"host": "a.test", "methods": ["GET"]}`: true, `{"host": "a.test", "paths": ["/a"]}`: true,
+		`{"host": "a.test", "git": ["push"], "refs": ["refs/heads/agent/*"]}`: true, `{"host": "*", "effect": "deny", "packages": ["publish"]}`: true, `{"host": "a.test", "uploads": ["gist"]}`: true,
+	} {
+		in := networked(t, `{"network": {"allowedDomains": ["example.org"], "rules": [`+rule+`]}}`, host.Yes)
+		p := mustPlan(t, in)
+		accounted(t, in, p)
+		if inspects {
+			gap = false
+		}
+		if (len(p.RequiredGaps()) > 0) != gap {
+			t.Errorf("%s: %+v", rule, p.Gaps)
+		}
+		r, err := decide.Compile(p.Network.Rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := r.Connect("example.org", 443); !v.Allow || v.Look != inspects || p.Network.Inspect != inspects {
+			t.Errorf("%s: %+v", rule, v)
+		}
+		// With nothing allowed nothing is open that would have to be looked into.
+		if in := networked(t, `{"network": {"rules": [`+rule+`]}}`, host.Yes); strings.Contains(rule, "deny") && len(mustPlan(t, in).RequiredGaps()) > 0 {
+			t.Errorf("%s alone is refused", rule)
+		}
+	}
+}
+
+// Unattended, or while nobody can be asked, what would be asked is denied, and told.
+func TestAsking(t *testing.T) {
+	in := networked(t, `{"network": {"allowedDomains": ["example.org"], "unlisted": "ask", "rules": [{"host": "a.test", "effect": "ask"}]}}`, host.Yes)
+	for _, unattended := range []bool{false, true} {
+		in.Unattended = unattended
+		p := mustPlan(t, in)
+		accounted(t, in, p)
+		told := 0
+		for _, st := range p.Rules {
+			if strings.Contains(st.Text, "ask") && st.Status == plan.Impossible && strings.Contains(st.Note, "denied") {
+				told++
+			}
+		}
+		r, err := decide.Compile(p.Network.Rules)
+		if err != nil {
+			t.Fatal(err)
+		}
+		denied := unattended || !asks
+		if (told == 2) != denied || r.Connect("a.test", 443).Ask == denied || r.Connect("b.test", 443).Ask == denied || len(p.RequiredGaps()) > 0 {
+			t.Errorf("unattended %v: told of %d, %+v", unattended, told, r.Connect("a.test", 443))
+		}
+	}
+	in = networked(t, `{"network": {"unlisted": "ask"}}`, host.Yes)
+	if in.Unattended = true; mustPlan(t, in).Network.Mode != "loopback" {
+		t.Error("a gateway for nothing")
+	}
+}
+
+// Two rules of which one opens what the other keeps closed stop the run, by name.
+func TestContradiction(t *testing.T) {
+	in := networked(t, `{"network": {"tunnelDomains": ["a.test"],
+		"rules": [{"host": "*.test", "effect": "deny", "methods": ["PUT"]}]}}`, host.Yes)
+	c := &compiler{in: in, p: &plan.Plan{}}
+	meant, _ := c.netRules()
+	c.contradiction(meant)
+	if len(c.p.Gaps) != 1 || !c.p.Gaps[0].Required {
+		t.Fatalf("%+v", c.p.Gaps)
+	}
+	for _, want := range []string{"tunnelDomains a.test (", "/user:1)", "rules *.test deny, methods PUT (", "/user:2)"} {
+		if !strings.Contains(c.p.Gaps[0].Because, want) {
+			t.Errorf("%s: no %q", c.p.Gaps[0].Because, want)
 		}
 	}
 }
@@ -192,6 +269,60 @@ func TestExplainConnect(t *testing.T) {
 	}
 }
 
+func TestExplainRequest(t *testing.T) {
+	const user = `{"network": {
+		"allowedDomains": ["plain.test"],
+		"tunnelDomains": ["pinned.test:443"],
+		"rules": [
+			{"host": "git.test", "git": ["fetch"]},
+			{"host": "git.test", "paths": ["/me/**"], "git": ["push"], "refs": ["refs/heads/agent/*"]},
+			{"host": "api.test", "effect": "deny", "methods": ["DELETE"], "reason": "backups are slow"},
+			{"host": "free.test", "git": ["push"]},
+			{"host": "asked.test", "effect": "ask"},
+		]}}`
+	in := networked(t, user, host.Yes)
+	for _, c := range []struct {
+		subject string
+		allowed bool
+		says    []string // rule, text, change
+	}{
+		{"GET https://plain.test/x?y=z", true, []string{"allowedDomains plain.test", "is allowed", `"effect": "deny", "methods": ["GET"]`}},
+		{"POST https://plain.test/me/x.git/git-receive-pack", false, []string{"", "pushes with git", `{"host": "plain.test:443", "git": ["push"]}`}},
+		{"PUT http://plain.test:8080/@me%2flib", false, []string{"", "publishes a package", `{"host": "plain.test:8080", "packages": ["publish"]}`}},
+		{"PUT https://pinned.test/@me%2flib", true, []string{"tunnelDomains pinned.test:443", "in a tunnel", "network.rules"}},
+		{"POST https://git.test/me/x.git/git-receive-pack", false, []string{"rules git.test allow, paths /me/**, git push, refs refs/heads/agent/*", "some refs", "refs"}},
+		{"POST https://git.test/other/x.git/git-receive-pack", false, []string{"", "pushes with git", `"git": ["push"]`}},
+		{"DELETE https://api.test/x", false, []string{"rules api.test deny, methods DELETE", "backups are slow", "take that line out"}},
+		{"GET https://api.test/x", false, []string{"", "not allowed", `"methods": ["GET"], "paths": ["/x"]`}},
+		{"GET https://plain.test/../x", false, []string{"", "resolve", "no rule"}},
+		{"GET http://localhost:3000/", true, []string{"", "inside's own", ""}},
+		{"GET https://[fd00::1]/", false, []string{"", "private", ""}},
+	} {
+		e, err := Explain(in.Policy, in.Facts, in.Workspace, "request", c.subject)
+		if err != nil {
+			t.Errorf("%s: %v", c.subject, err)
+			continue
+		}
+		if e.Allowed != c.allowed || e.Rule != c.says[0] || !strings.Contains(e.Text, c.says[1]) || !strings.Contains(e.Change, c.says[2]) {
+			t.Errorf("%s: %+v", c.subject, e)
+		}
+	}
+	// Until requests are looked at, a run with such a rule does not start.
+	e, err := Explain(in.Policy, in.Facts, in.Workspace, "request", "POST https://free.test/x.git/git-receive-pack")
+	if err != nil || e.Allowed != inspects || !inspects && !strings.Contains(e.Text, "no run starts with this rule") || e.Rule != "rules free.test allow, git push" || e.Origin.Line != 8 {
+		t.Errorf("%+v, %v", e, err)
+	}
+	e, err = Explain(in.Policy, in.Facts, in.Workspace, "connect", "asked.test:443")
+	if err != nil || e.Allowed || e.Ask != asks || e.Rule != "rules asked.test ask" {
+		t.Errorf("%+v, %v", e, err)
+	}
+	for _, bad := range []string{"", "GET", "GET plain.test/x", "get https://plain.test/", "GET ftp://plain.test/", "GET https://*.test/", "GET https://", "GET https://u@plain.test/", "GET  https://plain.test/"} {
+		if e, err := Explain(in.Policy, in.Facts, in.Workspace, "request", bad); err == nil {
+			t.Errorf("%q: %+v", bad, e)
+		}
+	}
+}
+
 // Each agent's profile can be compiled, and its API be reached.
 func TestProfilesReachTheirAPIs(t *testing.T) {
 	for agent, api := range map[string]string{
@@ -203,7 +334,7 @@ func TestProfilesReachTheirAPIs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if v := rules.Connect(api, 443); !v.Allow {
+		if v := rules.Connect(api, 443); !v.Allow || v.Look {
 			t.Errorf("%s: %+v", agent, v)
 		}
 		if v := rules.Connect(api, 80); v.Allow {
