@@ -107,40 +107,15 @@ func (c *compiler) reason(by plan.RuleStatus) string {
 
 // explainRequest answers for "METHOD URL".
 func (c *compiler) explainRequest(e *Explanation) error {
-	method, target, _ := strings.Cut(e.Subject, " ")
-	if err := decide.CheckMethod(method); err != nil {
-		return err
-	}
-	scheme, rest, ok := strings.Cut(target, "://")
-	port := map[string]int{"https": 443, "http": 80}[strings.ToLower(scheme)]
-	if !ok || port == 0 {
-		return fmt.Errorf("%q is no address of the web: write https://HOST/PATH", target)
-	}
-	rest, _, _ = strings.Cut(rest, "#")
-	end := strings.IndexAny(rest, "/?")
-	if end < 0 {
-		end = len(rest)
-	}
-	h, err := policy.ParseHost(rest[:end])
+	q, tls, err := request(e.Subject)
 	if err != nil {
 		return err
-	}
-	if h.All || h.Wild {
-		return fmt.Errorf("%q is a pattern: one host can be asked about", rest[:end])
-	}
-	path, query, _ := strings.Cut(rest[end:], "?")
-	q := decide.Request{Name: h.Name, Addr: h.Addr, Port: uint16(port), Method: method, Path: path, Query: query}
-	if h.Port != 0 {
-		q.Port = uint16(h.Port)
-	}
-	if path == "" {
-		q.Path = "/"
 	}
 	rules, err := decide.Compile(c.network())
 	if err != nil {
 		return err
 	}
-	if own(h.Name, h.Addr) {
+	if own(q.Name, q.Addr) {
 		e.Allowed, e.Text = true, e.Subject+" is the inside's own: a server inside can be reached, this machine's can't"
 		e.Change = "nothing: no rule is asked about it"
 		return nil
@@ -151,7 +126,7 @@ func (c *compiler) explainRequest(e *Explanation) error {
 	}
 	v := rules.Request(q)
 	by, ok := c.verdict(e, v)
-	if tunnel, ok := c.p.Rule(at.Rule); at.Allow && !at.Look && ok && strings.EqualFold(scheme, "https") {
+	if tunnel, ok := c.p.Rule(at.Rule); at.Allow && !at.Look && ok && tls {
 		c.verdict(e, at)
 		e.Text = e.Subject + " is in a tunnel, where nobody sees requests: all are allowed, whatever they do"
 		if !e.Allowed {
@@ -166,7 +141,7 @@ func (c *compiler) explainRequest(e *Explanation) error {
 	case v.Allow && v.Act != "":
 		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, "effect": "deny", %q: [%q]}]} in a policy`, written(q), key, value)
 	case v.Allow:
-		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, "effect": "deny", "methods": [%q]}]} in a policy`, written(q), method)
+		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, "effect": "deny", "methods": [%q]}]} in a policy`, written(q), q.Method)
 	case ok && by.Origin.Layer == "managed":
 		e.Change = "nothing here: your organisation's policy decides"
 	case v.Code == decide.Denied:
@@ -179,9 +154,42 @@ func (c *compiler) explainRequest(e *Explanation) error {
 	case v.Act != "":
 		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, %q: [%q]}]} in a policy`, written(q), key, value)
 	default:
-		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, "methods": [%q], "paths": [%q]}]} in a policy`, written(q), method, q.Path)
+		e.Change = fmt.Sprintf(`"network": {"rules": [{"host": %q, "methods": [%q], "paths": [%q]}]} in a policy`, written(q), q.Method, q.Path)
 	}
 	return nil
+}
+
+// request reads "METHOD URL".
+func request(subject string) (q decide.Request, tls bool, err error) {
+	method, target, _ := strings.Cut(subject, " ")
+	if err := decide.CheckMethod(method); err != nil {
+		return q, false, err
+	}
+	scheme, rest, ok := strings.Cut(target, "://")
+	port := map[string]uint16{"https": 443, "http": 80}[strings.ToLower(scheme)]
+	if !ok || port == 0 {
+		return q, false, fmt.Errorf("%q is no address of the web: write https://HOST/PATH", target)
+	}
+	rest, _, _ = strings.Cut(rest, "#")
+	end := strings.IndexAny(rest, "/?")
+	if end < 0 {
+		end = len(rest)
+	}
+	h, err := policy.ParseHost(rest[:end])
+	if err != nil {
+		return q, false, err
+	}
+	if h.All || h.Wild {
+		return q, false, fmt.Errorf("%q is a pattern: one host can be asked about", rest[:end])
+	}
+	path, query, _ := strings.Cut(rest[end:], "?")
+	if path == "" {
+		path = "/"
+	}
+	if h.Port != 0 {
+		port = uint16(h.Port)
+	}
+	return decide.Request{Name: h.Name, Addr: h.Addr, Port: port, Method: method, Path: path, Query: query}, strings.EqualFold(scheme, "https"), nil
 }
 
 // written is a request's host as a rule names it.
