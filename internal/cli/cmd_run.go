@@ -70,7 +70,7 @@ func policyFlags(f *flags, o *flow.Options) {
 	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to, at its public addresses")
 	f.each(&o.TunnelDomains, "tunnel-domain", "NAME[:PORT]", "the same, and its TLS is never opened")
 	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR[:PORT]", "addresses that may be connected to")
-	f.flag(&o.Ask, "ask", 0, "ask about hosts that no rule names")
+	f.flag(&o.Ask, "ask", 0, "ask about what no rule allows or denies")
 }
 
 func checkTimeout(s string) error {

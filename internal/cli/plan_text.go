@@ -26,7 +26,7 @@ func planText(p *plan.Plan) string {
 	if p.Network.Mechanism != "" {
 		network += " by " + p.Network.Mechanism + ": what no rule allows is denied"
 		if slices.ContainsFunc(p.Network.Rules, func(n plan.NetRule) bool { return n.Ask && n.Name == "*" }) {
-			network += ", what no rule names is asked about"
+			network = p.Network.Mode + " by " + p.Network.Mechanism + ": what no rule allows or denies is asked about"
 		}
 	}
 	row("network", "%s", report.Plain(network))

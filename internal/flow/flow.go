@@ -16,7 +16,7 @@ type Options struct {
 	Env                                        []string // NAME or NAME=VALUE
 	AllowDomains                               []string // NAME[:PORT]
 	TunnelDomains                              []string // NAME[:PORT]
-	Ask                                        bool     // about hosts that no rule names
+	Ask                                        bool     // about what no rule allows or denies
 	AllowCIDRs                                 []string // CIDR[:PORT]
 	AllowRoot                                  bool
 

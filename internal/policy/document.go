@@ -126,8 +126,8 @@ type Network struct {
 	// publishes is allowed only by a rule here that names it. A denial beats every
 	// allow, an allow beats a rule that asks.
 	Rules []RequestRule `json:"rules,omitempty"`
-	// What happens to hosts that no rule names: "deny", the default, or "ask" a
-	// person, while the connection waits.
+	// What happens to connections and requests that no rule allows or denies:
+	// "deny", the default, or "ask" a person, while they wait.
 	Unlisted *Val[string] `json:"unlisted,omitempty" is:"unlisted"`
 }
 

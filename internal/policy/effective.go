@@ -113,7 +113,7 @@ type Effective struct {
 	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
 	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
 	Registries     Setting[bool]   `json:"registries"`
-	Unlisted       Setting[string] `json:"unlisted"` // "deny", "ask": hosts that no rule names
+	Unlisted       Setting[string] `json:"unlisted"` // "deny", "ask": what no rule allows or denies
 	// Home is "private" (one per project, kept) or "ephemeral" (tmpfs).
 	Home Setting[string] `json:"home"`
 

@@ -47,6 +47,7 @@ type row struct {
 	refs    known
 	why     string // "git pushes"
 
+	in       []string // methods, taken apart
 	patterns []glob.Pattern
 	excepted glob.Pattern
 }
@@ -102,6 +103,7 @@ var table = sync.OnceValue(func() []row {
 	}
 	for i := range rows {
 		r := &rows[i]
+		r.in = strings.Fields(r.methods)
 		for _, p := range r.paths {
 			r.patterns = append(r.patterns, pattern(p))
 		}
@@ -142,7 +144,7 @@ func (r *row) fits(method string, segments []string, query string) bool {
 			return false
 		}
 	default:
-		if !slices.Contains(strings.Fields(r.methods), method) {
+		if !slices.Contains(r.in, method) {
 			return false
 		}
 	}
@@ -167,7 +169,9 @@ func deeds(method string, segments []string, query string, registry bool) []deed
 	var out []deed
 	segments = lowerAll(segments)
 	git := false
-	for _, r := range table() {
+	rows := table()
+	for i := range rows {
+		r := &rows[i]
 		if r.last && len(out) > 0 || !r.fits(method, segments, query) {
 			continue
 		}

@@ -531,7 +531,11 @@ func allowed(what string, by rule) Verdict {
 }
 
 func asked(what string, by rule) Verdict {
-	return Verdict{Ask: true, Rule: by.id, Code: Asked, Reason: what + " waits for a person's answer, by the rule " + by.text + by.reason}
+	why := ", by the rule " + by.text + by.reason
+	if by.text == "*" {
+		why = ": no rule allows or denies it"
+	}
+	return Verdict{Ask: true, Rule: by.id, Code: Asked, Reason: what + " waits for a person's answer" + why}
 }
 
 func denial(what string, by rule) Verdict {

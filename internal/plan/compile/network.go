@@ -70,7 +70,7 @@ func (c *compiler) network() []plan.NetRule {
 			st.Status, st.Note = plan.Impossible, why
 		case needsLook(from[i]) && !inspects && allows:
 			st.Status, st.Note = plan.Impossible, "nobody looks into connections yet"
-			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "the rule " + st.Text,
+			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "inspection for " + st.Text,
 				Because: "it speaks of single requests, and the gateway can't look into connections yet", Remedy: "take it out, or choose by host and port alone", Rule: n.Rule})
 		default:
 			n.Tunnel = n.Tunnel || n.Allow && !inspects
