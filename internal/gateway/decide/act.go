@@ -60,8 +60,8 @@ var table = sync.OnceValue(func() []row {
 	rows := []row{
 		// gitprotocol-http(5). Which service is asked for is in the query alone.
 		{act: GitPush, paths: []string{"**/info/refs"}, query: "receive-pack", why: "asks git what it may push"},
-		{act: GitFetch, paths: []string{"**/info/refs"}, query: "upload-pack", why: "asks git what it may fetch"},
-		{act: GitFetch, paths: []string{"**/info/refs"}, query: "!receive-pack", why: "asks git what it may fetch, the old way"},
+		{act: GitFetch, methods: "GET HEAD", paths: []string{"**/info/refs"}, query: "upload-pack", why: "asks git what it may fetch"},
+		{act: GitFetch, methods: "GET HEAD", paths: []string{"**/info/refs"}, query: "!receive-pack", why: "asks git what it may fetch, the old way"},
 		{act: GitFetch, methods: "POST", paths: []string{"**/git-upload-pack"}, why: "fetches with git"},
 		{act: GitPush, methods: "POST", paths: []string{"**/git-receive-pack"}, refs: refsInBody, why: "pushes with git"},
 		// http-backend writes by WebDAV too, if the web server does (git-http-push(1)).
