@@ -1,3 +1,8 @@
+// We wait most of the time: a change of the number of processors is no matter. The
+// runtime would ask for it each second, and start a goroutine for that in each start.
+//
+//go:debug updatemaxprocs=0
+
 // Command cofferdam runs AI coding agents, and any other command, inside a boundary.
 package main
 
