@@ -60,9 +60,34 @@ func (s *Store) List() ([]Info, error) {
 			}
 		}
 	}
-	slices.SortFunc(out, func(a, b Info) int {
-		return cmp.Or(strings.Compare(a.ID[:idTime], b.ID[:idTime]), a.State.Created.Compare(b.State.Created), strings.Compare(a.ID, b.ID))
-	})
+	slices.SortFunc(out, byAge)
+	return out, nil
+}
+
+func byAge(a, b Info) int {
+	return cmp.Or(strings.Compare(a.ID[:idTime], b.ID[:idTime]), a.State.Created.Compare(b.State.Created), strings.Compare(a.ID, b.ID))
+}
+
+// live lists the sessions that are live, the oldest first. It looks at those that have
+// not ended, and so takes the same time however many there have been.
+func (s *Store) live() ([]Info, error) {
+	if s.root == nil {
+		return nil, nil
+	}
+	names, err := s.marks()
+	if err != nil {
+		return nil, err
+	}
+	var out []Info
+	for _, id := range names {
+		if !isID(id) {
+			continue
+		}
+		if i, ok := s.info(id); ok && i.Status == Live {
+			out = append(out, i)
+		}
+	}
+	slices.SortFunc(out, byAge)
 	return out, nil
 }
 
@@ -164,7 +189,22 @@ func (e *AmbiguousError) Error() string {
 // name; the only live one, else the only one, whose id or name starts with
 // key. An empty key means the newest session.
 func (s *Store) Find(key string) (Info, error) {
-	list, err := s.List()
+	// What is meant mostly, and is found without a look at each session there was.
+	if s.root != nil && isID(key) {
+		if i, ok := s.info(key); ok {
+			return i, nil
+		}
+	}
+	list, err := s.live()
+	if err != nil {
+		return Info{}, err
+	}
+	for _, i := range slices.Backward(list) {
+		if key != "" && i.State.Name == key {
+			return i, nil
+		}
+	}
+	list, err = s.List()
 	if err != nil {
 		return Info{}, err
 	}

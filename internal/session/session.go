@@ -458,13 +458,13 @@ func (s *Store) reserve(ctx context.Context, name string) (unlock func(), err er
 		f.Close()
 		return nil, &Error{Op: "lock", Path: s.dir, Err: err, Hint: "another cofferdam is creating a session and does not finish"}
 	}
-	list, err := s.List()
+	list, err := s.live()
 	if err != nil {
 		f.Close()
 		return nil, err
 	}
 	for _, i := range list {
-		if i.Status == Live && i.State.Name == name {
+		if i.State.Name == name {
 			f.Close()
 			return nil, &NameError{name, "session " + i.ID + " is running under it"}
 		}

@@ -238,6 +238,53 @@ func TestFind(t *testing.T) {
 	}
 }
 
+// What is live is found without opening any session that has ended: exec and a start
+// with a name must not get slower with each run there was.
+func TestFindLive(t *testing.T) {
+	s, _ := testStore(t)
+	old := mustCreate(t, s, "web")
+	if err := errors.Join(old.End(Exit{}), old.Close()); err != nil {
+		t.Fatal(err)
+	}
+	x := mustCreate(t, s, "web")
+	watch, err := syscall.InotifyInit1(syscall.IN_NONBLOCK | syscall.IN_CLOEXEC)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(watch)
+	if _, err := syscall.InotifyAddWatch(watch, old.Dir, syscall.IN_OPEN); err != nil {
+		t.Fatal(err)
+	}
+	opened := func() bool {
+		var buf [4096]byte
+		n, err := syscall.Read(watch, buf[:])
+		if err != nil && err != syscall.EAGAIN {
+			t.Fatal(err)
+		}
+		return n > 0
+	}
+	for _, key := range []string{"web", x.ID} {
+		if i := one(t, s, key); i.ID != x.ID || i.Status != Live {
+			t.Errorf("%s: %+v", key, i)
+		}
+	}
+	var taken *NameError
+	if _, err := s.Create(t.Context(), testPlan(), "web"); !errors.As(err, &taken) {
+		t.Errorf("a second session of this name: %v", err)
+	}
+	mustCreate(t, s, "api")
+	if opened() {
+		t.Error("a session that has ended was opened")
+	}
+	// The same look at all of them is seen.
+	if i := one(t, s, "we"); i.ID != x.ID {
+		t.Errorf("by prefix: %+v", i)
+	}
+	if !opened() {
+		t.Error("the watch sees nothing")
+	}
+}
+
 // What lies in the directory may be anything after a crash or a bad restore;
 // it must neither hang, nor be followed out of the folder, nor hide the rest.
 func TestDamagedFolders(t *testing.T) {
