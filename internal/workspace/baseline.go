@@ -132,7 +132,12 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 			continue
 		}
 		e := entryOf(it.path, st)
+		// A file with a second name may be written by that name.
+		e.Held = held != nil && held(it.path) && (st.Type == fsat.Dir || st.Links == 1)
 		switch {
+		case e.Held && it.class == gitHook && sample(it.path):
+			// Harmless whatever it holds, and the inside can't change it: git
+			// puts a dozen of them into each repository.
 		case it.class == gitConfig: // what it names is guarded too, so it is always kept
 			l.sum(&e, configLimit)
 		case total < contentTotal:
@@ -141,8 +146,6 @@ func TakeBaseline(root string, guards []plan.Guard, held func(rel string) bool) 
 		default:
 			l.sum(&e, 0)
 		}
-		// A file with a second name may be written by that name.
-		e.Held = held != nil && held(it.path) && (st.Type == fsat.Dir || st.Links == 1)
 		b.Entries = append(b.Entries, e)
 	}
 	return b, nil

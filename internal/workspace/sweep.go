@@ -273,8 +273,8 @@ func (s *sweeper) vet(it item, now, old Entry) string {
 		return classReason[gitLink]
 	}
 	if it.class == gitHook {
-		if strings.HasSuffix(it.path, ".sample") {
-			return "" // git never runs a hook of that name
+		if sample(it.path) {
+			return ""
 		}
 		return classReason[gitHook]
 	}
@@ -335,6 +335,9 @@ func (s *sweeper) vet(it item, now, old Entry) string {
 	}
 	return classReason[it.class]
 }
+
+// sample: git never runs a hook of that name.
+func sample(p string) bool { return strings.HasSuffix(p, ".sample") }
 
 // straight says whether a path in the workspace has a symlink in it, by which
 // it could lead out.

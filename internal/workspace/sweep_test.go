@@ -450,3 +450,30 @@ func TestSweepIntoTheWorkspace(t *testing.T) {
 		}
 	}
 }
+
+// A sample of a hook that the inside can't change is not read: nothing would be done
+// with what it holds. One that it can change is put back when a link takes its place.
+func TestSamples(t *testing.T) {
+	files := []string{".git/HEAD", ".git/objects/x", ".git/refs/x", ".git/hooks/pre-push", ".git/hooks/pre-push.sample"}
+	sample := ".git/hooks/pre-push.sample"
+	for _, held := range []bool{true, false} {
+		b := setUp(t, files...)
+		must(t, os.WriteFile(filepath.Join(b.root, sample), []byte("#!/bin/sh\n"), 0o755))
+		b.take(func(string) bool { return held })
+		for _, name := range []string{sample, ".git/hooks/pre-push"} {
+			e, ok := b.base.entry(name)
+			if read := e.Sum != ""; !ok || read != (!held || name != sample) {
+				t.Errorf("held %v: %s: known %v, read %v", held, name, ok, read)
+			}
+		}
+		must(t, os.WriteFile(filepath.Join(b.root, sample), []byte("changed"), 0o755))
+		if r := b.sweep(); !r.Clean() || len(r.SetAside) != 0 {
+			t.Errorf("held %v: a changed sample: %+v", held, r)
+		}
+		must(t, os.Remove(filepath.Join(b.root, sample)))
+		must(t, os.Symlink("/etc/passwd", filepath.Join(b.root, sample)))
+		if r := b.sweep(); !r.Clean() || len(r.SetAside) != 1 || r.SetAside[0].Restored != !held {
+			t.Errorf("held %v: a link in place of a sample: %+v", held, r)
+		}
+	}
+}
