@@ -44,6 +44,10 @@ func look(path string, dirs straight) host.Path {
 		return out
 	}
 	out := host.Path{Kind: kindOf(st.Mode), UID: int(st.Uid), Mode: st.Mode & 0o7777}
+	if out.Kind != host.KindSymlink && filepath.Clean(path) == path && dirs.is(filepath.Dir(path)) {
+		out.Real, out.RealKind, out.Closed = path, out.Kind, closed(path, st)
+		return out
+	}
 	real, rst, err := resolveErr(path)
 	if err != nil {
 		// A link to nothing, or to where we can't look.
@@ -61,21 +65,22 @@ func look(path string, dirs straight) host.Path {
 }
 
 // straight remembers of directories whether there is no symlink on their way, of what
-// is there: most of what is looked for is absent, in a few directories.
+// is there: most paths are in a few directories, and lead where they say.
 type straight map[string]bool
 
+// is wants a clean path.
 func (s straight) is(dir string) bool {
+	if dir == "/" {
+		return true
+	}
 	yes, known := s[dir]
 	if known {
 		return yes
 	}
-	real, _, err := resolveErr(dir)
-	switch {
-	case err == nil:
-		yes = real == dir
-	case missing(err) == host.KindAbsent && dir != "/":
-		var st unix.Stat_t // a link to nothing is there itself
-		yes = missing(unix.Lstat(dir, &st)) == host.KindAbsent && s.is(filepath.Dir(dir))
+	var st unix.Stat_t
+	err := unix.Lstat(dir, &st)
+	if err == nil && kindOf(st.Mode) != host.KindSymlink || missing(err) == host.KindAbsent {
+		yes = s.is(filepath.Dir(dir))
 	}
 	s[dir] = yes
 	return yes
@@ -117,7 +122,7 @@ func way(path string) (links []string, end string) {
 // closed tries whether a path of somebody else can be read, entered or written.
 // Access lists and groups are the kernel's to weigh.
 func closed(path string, st unix.Stat_t) bool {
-	if int(st.Uid) == os.Getuid() || st.Mode&0o7 != 0 {
+	if st.Mode&0o7 != 0 || int(st.Uid) == os.Getuid() {
 		return false
 	}
 	for _, how := range []uint32{unix.R_OK, unix.W_OK, unix.X_OK} {
