@@ -1,7 +1,7 @@
 // Command bench measures what cofferdam costs, beside bare, bubblewrap and srt, in
 // one run: the variants of a row are started in turn, in random order, so that a
-// noisy machine is noisy for all of them. It prints medians and their ratios; the
-// bars are those of docs/design/0003-speed.md. It is no test: nothing fails here.
+// noisy machine is noisy for all of them. It prints medians and their ratios, each
+// table with its bar. It is no test: nothing fails here.
 package main
 
 import (
