@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cofferdam/internal/gateway/decide"
+	"cofferdam/internal/plan"
 )
 
 // target is where a client wants to go: a canonical name or an address.
@@ -28,6 +29,15 @@ func (t target) String() string {
 		return net.JoinHostPort(t.name, strconv.Itoa(int(t.port)))
 	}
 	return netip.AddrPortFrom(t.addr, t.port).String()
+}
+
+// rule allows all that a person who allows the target means.
+func (t target) rule() plan.NetRule {
+	r := plan.NetRule{Allow: true, Name: t.name, Port: int(t.port)}
+	if t.name == "" {
+		r.Prefix = netip.PrefixFrom(t.addr, t.addr.BitLen()).String()
+	}
+	return r
 }
 
 // target makes one of what a proxy's client said; host is an address only if it is
@@ -48,12 +58,26 @@ func (g *Gateway) toAddr(a netip.AddrPort) target {
 	return target{addr: addr, port: a.Port()}
 }
 
-// judge decides on a target as it was asked for.
-func (g *Gateway) judge(t target) decide.Verdict {
-	if t.name != "" {
-		return g.cfg.Rules.Connect(t.name, t.port)
+// judge decides on a target as it was asked for, and, if q is not nil, on an HTTP
+// request to it.
+func (g *Gateway) judge(rules *decide.Rules, t target, q *decide.Request) decide.Verdict {
+	if t.name == "" {
+		// Which addresses are this machine's own is known to Dial alone.
+		v := rules.Dial("", t.port, netip.AddrPortFrom(t.addr, t.port), g.cfg.Own)
+		if q == nil || !v.Allow {
+			return v
+		}
 	}
-	return g.cfg.Rules.Dial("", t.port, netip.AddrPortFrom(t.addr, t.port), g.cfg.Own)
+	if q != nil {
+		return rules.Request(*q)
+	}
+	return rules.Connect(t.name, t.port)
+}
+
+// mayCome says whether a target may yet turn out to be allowed.
+func (g *Gateway) mayCome(t target) bool {
+	v := g.judge(g.rules.Load(), t, nil)
+	return v.Allow || v.Ask
 }
 
 // refusal is an error that says no, and why.
@@ -72,9 +96,10 @@ func (g *Gateway) decided(c *client, t target, v decide.Verdict) error {
 	return nil
 }
 
-// decide judges and records. The error is a *refusal or errRecord.
+// decide judges, waits for a person's answer if it needs one, and records. The error is
+// a *refusal or errRecord.
 func (g *Gateway) decide(c *client, t target) error {
-	v := g.judge(t)
+	v := g.judged(c, t, nil)
 	if err := g.decided(c, t, v); err != nil {
 		return err
 	}
@@ -112,7 +137,7 @@ type upstream struct {
 // was the reason.
 func (g *Gateway) connect(c *client, t target) (*upstream, error) {
 	u := &upstream{g: g, start: time.Now(), fact: Fact{Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port}}
-	conn, err := g.dial(t)
+	conn, err := g.dial(g.rulesOf(c), t)
 	if err != nil {
 		var no *refusal
 		if errors.As(err, &no) {
@@ -156,7 +181,7 @@ func (u *upstream) end() {
 
 // dial connects to an allowed target. Each address is judged when its socket exists
 // and before it connects, so there is no time between judgement and use.
-func (g *Gateway) dial(t target) (net.Conn, error) {
+func (g *Gateway) dial(rules *decide.Rules, t target) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(g.ctx, dialTime)
 	defer cancel()
 	addrs := []netip.Addr{t.addr}
@@ -174,7 +199,7 @@ func (g *Gateway) dial(t target) (net.Conn, error) {
 		if err != nil {
 			return &refusal{decide.Verdict{Code: decide.SpecialAddress, Reason: "what would be dialled is no address: " + quoted(address)}}
 		}
-		if v := g.cfg.Rules.Dial(t.name, t.port, actual, g.cfg.Own); !v.Allow {
+		if v := rules.Dial(t.name, t.port, actual, g.cfg.Own); !v.Allow {
 			return &refusal{v}
 		}
 		return nil

@@ -152,8 +152,8 @@ func (g *Gateway) lookup(q dnsmessage.Question) (dnsmessage.RCode, netip.Addr) {
 		}
 		return dnsmessage.RCodeSuccess, none
 	}
-	v := g.cfg.Rules.Name(name)
-	if !v.Allow {
+	v := g.rules.Load().Name(name)
+	if !v.Allow && !v.Ask { // what a person is asked about is the connection
 		if !record(name, v) {
 			return dnsmessage.RCodeServerFailure, none
 		}

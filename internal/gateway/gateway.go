@@ -33,6 +33,7 @@ import (
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/gateway/decide"
+	"cofferdam/internal/plan"
 )
 
 const (
@@ -71,6 +72,9 @@ type Config struct {
 	// Own says whether an address is one of this machine. Nil asks the kernel each
 	// time; when that fails, every address is taken for one.
 	Own func(netip.Addr) bool
+	// Ask has a person answer, and returns when that is done or ctx is; it is called
+	// from many goroutines. Nil: nobody is there, and what would be asked is refused.
+	Ask func(ctx context.Context, w Wanted) Reply
 	// Record stores a fact. It is called from many goroutines, before the bytes
 	// that the fact is about flow; an error means that they never do.
 	Record func(Fact) error
@@ -102,7 +106,8 @@ type Fact struct {
 	Dest netip.Addr
 	Port uint16 // 0 for DNS
 	// Verdict is set in Decided. Beside the codes of package decide there are
-	// "bad-request" (not understood, so not carried) and "limit" (too many at once).
+	// "bad-request" (not understood, so not carried) and "limit" (too many at once),
+	// and those of what a person was asked about.
 	Verdict decide.Verdict
 	Actual  netip.AddrPort // Opened, and Ended if it was opened
 	// BytesOut went to the outside, BytesIn came from there.
@@ -126,10 +131,12 @@ const (
 
 // Gateway serves the sockets of one boundary.
 type Gateway struct {
-	cfg   Config
-	names *names
-	max   int           // clients
-	large chan struct{} // a value for each large head in memory
+	cfg     Config
+	rules   atomic.Pointer[decide.Rules] // those that hold now
+	names   *names
+	max     int           // clients
+	large   chan struct{} // a value for each large head in memory
+	waiting waiting
 
 	tcp, http, socks, dnsTCP []net.Listener
 	dns                      []net.PacketConn
@@ -154,6 +161,8 @@ func New(cfg Config) (*Gateway, error) {
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil {
 		g.max = int(min(files.Cur/fdsPerConn, maxConns))
 	}
+	g.rules.Store(cfg.Rules)
+	g.waiting = newWaiting(g.max)
 	err := g.adopt()
 	switch {
 	case err != nil:
@@ -263,6 +272,9 @@ type client struct {
 	id    uint64
 	start time.Time
 	room  room // of what it sends
+	// What a person has allowed for once: this connection, and the request that it
+	// makes now.
+	once, onceNow []plan.NetRule
 }
 
 // room is the leave to hold a large head.

@@ -45,6 +45,7 @@ type world struct {
 	asked   []string
 	servers map[string]string // "name-or-address:port" -> where it is really
 	dialled []string
+	answer  func(context.Context, Wanted) Reply
 }
 
 // The public address of the pretended outside.
@@ -100,7 +101,16 @@ func start(t *testing.T, rules ...plan.NetRule) *world {
 			return []netip.Addr{public}, nil
 		},
 		Dial: w.dialOut,
-		Own:  func(a netip.Addr) bool { return a == netip.MustParseAddr("203.0.113.9") },
+		Ask: func(ctx context.Context, q Wanted) Reply {
+			w.mu.Lock()
+			answer := w.answer
+			w.mu.Unlock()
+			if answer == nil {
+				return Reply{}
+			}
+			return answer(ctx, q)
+		},
+		Own: func(a netip.Addr) bool { return a == netip.MustParseAddr("203.0.113.9") },
 		Record: func(f Fact) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
@@ -672,11 +682,12 @@ func TestRealDialer(t *testing.T) {
 	}
 	defer l.Close()
 	port := uint16(l.Addr().(*net.TCPAddr).Port)
+	rules := w.rules.Load()
 	w.Gateway = &Gateway{ctx: w.ctx, cfg: w.cfg}
 	w.cfg.Dial = func(ctx context.Context, d *net.Dialer, a string) (net.Conn, error) {
 		return d.DialContext(ctx, "tcp", a)
 	}
-	_, err = w.dial(target{name: "example.org", port: port})
+	_, err = w.dial(rules, target{name: "example.org", port: port})
 	var no *refusal
 	if !errors.As(err, &no) || no.Code != decide.SpecialAddress {
 		t.Errorf("%v", err)

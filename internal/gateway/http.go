@@ -145,7 +145,7 @@ func (x *exchange) tunnel(t target) {
 	const ok = "HTTP/1.1 200 Connection established\r\n\r\n"
 	if t.name != "" && t.port == 80 {
 		// HTTP inside of the tunnel, so each request is judged.
-		if v := g.judge(t); !v.Allow {
+		if !g.mayCome(t) {
 			x.refuse(g.decide(c, t))
 			return
 		}

@@ -197,7 +197,8 @@ func FuzzDNS(f *testing.F) {
 	withOPT[11] = 1
 	f.Add(append(withOPT, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		g := &Gateway{names: newNames(maxNames), cfg: Config{Rules: r, Record: func(Fact) error { return nil }}}
+		g := &Gateway{names: newNames(maxNames), cfg: Config{Record: func(Fact) error { return nil }}}
+		g.rules.Store(r)
 		out := g.answer(b)
 		if out == nil {
 			return

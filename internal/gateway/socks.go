@@ -49,7 +49,7 @@ func (g *Gateway) serveSOCKS(c *client) {
 		g.socksEnd(c, socksNotAllowed)
 		return
 	}
-	if t.name != "" && t.port == 80 && g.judge(t).Allow {
+	if t.name != "" && t.port == 80 && g.mayCome(t) {
 		if g.socksReply(c, socksOK) {
 			g.serveHTTP(c, &t) // decides on each request
 		}
