@@ -61,6 +61,8 @@ func rules() []rule {
 			reason: "they store and tell; they act on nothing"},
 		{who: []string{"gateway"}, never: []string{ours, "net/http", "crypto/tls", "crypto/x509"}, except: []string{"gateway/decide", "boundary", "plan"},
 			reason: "it asks decide and knows no policy and no mechanism; and each start pays for a linked package's initialisation"},
+		{who: []string{"approval/..."}, never: []string{ours, "os/exec", "net/http"}, except: []string{"approval/...", "plan", "event"}, deep: true,
+			reason: "who asks and who answers meet here, and what an answer does is for others to say"},
 		{who: []string{"cli"}, never: []string{"boundary/...", "linux/...", "stage/...", "supervise", "plan/compile", "host/probe", "host/registry", "gateway/..."}, except: []string{"boundary"},
 			reason: "words and flags only: what acts comes in as cli.App"},
 		{who: []string{"cli", "flow", "session", "event", "report", "boundary/native", "supervise"},
@@ -159,7 +161,7 @@ func matches(name, path string) bool {
 func isOurs(base string) bool {
 	first, _, _ := strings.Cut(base, "/")
 	return slices.Contains([]string{"plan", "event", "host", "policy", "glob", "profile", "linux", "boundary", "stage", "verify", "session",
-		"report", "cli", "flow", "supervise", "workspace", "gateway", "hook", "web", "testenv"}, first)
+		"approval", "report", "cli", "flow", "supervise", "workspace", "gateway", "hook", "web", "testenv"}, first)
 }
 
 func fits(names []string, path string) bool {
@@ -234,6 +236,8 @@ func TestRulesCatch(t *testing.T) {
 		{"internal/boundary/native", "golang.org/x/sys/unix"},
 		{"internal/gateway", "crypto/tls"},
 		{"internal/gateway", "cofferdam/internal/linux/netns"},
+		{"internal/approval", "cofferdam/internal/policy"},
+		{"internal/approval/api", "net/http"},
 		{"internal/flow", "golang.org/x/sys/unix"},
 		{"internal/flow", "cofferdam/internal/cli"},
 		{"internal/flow", "text/template"},
