@@ -89,7 +89,7 @@ func (c *Coalescer) Add(e Event) (out Event, stored bool, err error) {
 		e.Count = 1
 	}
 	switch e.Kind {
-	case Denied, LimitHit, Network, Notice, SetAside:
+	case Denied, LimitHit, Network, Ask, Notice, SetAside:
 	default:
 		if err := c.flush(); err != nil {
 			return e, false, err

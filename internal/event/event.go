@@ -50,6 +50,8 @@ const (
 	SetAside Kind = "set-aside" // a guarded name appeared and was moved away
 	LimitHit Kind = "limit"     // a ceiling was reached
 	Network  Kind = "network"   // a connection to the outside was opened, ended, or failed
+	Ask      Kind = "ask"       // something waits for a person's answer
+	Answer   Kind = "answer"    // a person has answered: Action is what, PID and Detail who
 	Notice   Kind = "notice"    // told to the person, nothing refused
 	Entered  Kind = "entered"   // exec into the session
 	Exit     Kind = "exit"      // the command ended

@@ -70,7 +70,7 @@ func kindColour(e event.Event) colour {
 	switch e.Kind {
 	case event.Denied:
 		return red
-	case event.SetAside, event.LimitHit:
+	case event.SetAside, event.LimitHit, event.Ask:
 		return yellow
 	}
 	return bold
@@ -96,6 +96,11 @@ func sentence(e event.Event) string {
 		if e.To != "" {
 			add("-> %s", Quote(e.To))
 		}
+	case event.Ask, event.Answer:
+		if e.Action != "" {
+			add("%s", Plain(e.Action))
+		}
+		add("%s", Quote(e.Subject))
 	case event.Entered:
 		add("%s", optional("command ", e.Subject))
 	case event.Exit:
