@@ -24,6 +24,7 @@ func (*relay) Suspend()              {}
 func (*relay) Resume()               {}
 func (*relay) Drain()                {}
 func (*relay) Abandon()              {}
+func (*relay) Ring()                 {}
 func (*relay) Close()                {}
 
 func stopSelf() {}

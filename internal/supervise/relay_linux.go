@@ -74,6 +74,7 @@ const (
 	resume
 	drain
 	abandon
+	ring
 )
 
 type buffer struct {
@@ -197,6 +198,10 @@ func (r *relay) Drain() { r.tell(drain) }
 // Abandon ends the loop now.
 func (r *relay) Abandon() { r.tell(abandon) }
 
+// Ring sounds the bell of the person's terminal, as soon as it disturbs nothing of what
+// is shown.
+func (r *relay) Ring() { r.tell(ring) }
+
 // tell returns when the loop has acted, or has ended.
 func (r *relay) tell(k commandKind) {
 	c := command{k, make(chan struct{})}
@@ -266,6 +271,8 @@ type loopState struct {
 	hung       bool // nobody inside has the pty open
 	draining   bool
 	lost       bool
+	ring       bool // a bell is due
+	screen     screen
 }
 
 func (r *relay) loop() {
@@ -299,6 +306,11 @@ func (r *relay) loop() {
 		if st.eotOwed && r.toInside.empty() {
 			r.toInside.bytes[0], r.toInside.r, r.toInside.w = eot, 0, 1
 			st.eotOwed = false
+		}
+
+		if st.ring && r.toPerson.empty() && st.foreground && !st.suspended && !st.draining && st.screen.settled() {
+			r.toPerson.bytes[0], r.toPerson.r, r.toPerson.w = bel, 0, 1
+			st.ring = false
 		}
 
 		fds[0] = unix.PollFd{Fd: int32(r.wake), Events: unix.POLLIN}
@@ -397,6 +409,8 @@ func (r *relay) obey(st *loopState, lastMaster *time.Time) bool {
 			case drain:
 				st.draining, st.hung = true, false
 				*lastMaster = time.Now()
+			case ring:
+				st.ring = true
 			case abandon:
 				close(c.done)
 				return true
@@ -474,6 +488,7 @@ func (r *relay) readInside(st *loopState) (some bool) {
 		st.hung = true
 		break
 	}
+	st.screen.show(b.bytes[:b.w])
 	return b.w > 0
 }
 

@@ -95,6 +95,9 @@ type Options struct {
 	// Entered lists the processes outside that have put commands into the
 	// boundary by exec; these count for the watched ceilings too.
 	Entered func() []int
+	// Bell rings the person's terminal for each value, if the command has one of its
+	// own: a byte that shows nothing, between what the command shows.
+	Bell <-chan struct{}
 	// Signals are those to pass on: from Subscribe, or a test's own. nil
 	// means that Run subscribes itself until it returns.
 	Signals <-chan os.Signal
@@ -316,6 +319,11 @@ func (r *run) loop(ctx context.Context, p *plan.Plan, watch *watch, signals <-ch
 			}
 			if end != nil {
 				return r.result(*end)
+			}
+
+		case <-r.options.Bell:
+			if r.relay != nil && end == nil {
+				r.relay.Ring()
 			}
 
 		case <-r.kill:
