@@ -33,6 +33,7 @@ func main() {
 	app := &cli.App{
 		Version: version,
 		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
+		Questions: flow.Questions, Answer: flow.Answer,
 		Policy: flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
 		Trust: flow.TrustFile, Import: flow.Import, Doctor: flow.Doctor,
 	}

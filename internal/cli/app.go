@@ -28,6 +28,11 @@ type App struct {
 	// Exec runs one more command in a live session, named as Store.Find does.
 	Exec func(ctx context.Context, session string, command []string, c flow.Caller) (int, error)
 
+	// Questions lists what live sessions ask, "" all of them.
+	Questions func(ctx context.Context, session string, c flow.Caller) ([]flow.Waiting, error)
+	// Answer answers a question; see flow.Answer.
+	Answer func(ctx context.Context, session string, id int, answer string, c flow.Caller) (*flow.Answered, error)
+
 	Policy  func(context.Context, flow.Options, flow.Caller) (*policy.Effective, error)
 	Check   func(ctx context.Context, file string, c flow.Caller) error
 	Explain func(ctx context.Context, o flow.Options, c flow.Caller, access, subject string) (*flow.Explanation, error)

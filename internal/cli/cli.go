@@ -27,6 +27,8 @@ func commands() []entry {
 	return []entry{
 		{"run", "run a command inside a boundary", cmdRun},
 		{"exec", "run one more command in a running session", cmdExec},
+		{"approvals", "see and answer what sessions ask", cmdApprovals},
+		{"approve", "answer one question", cmdApprove},
 		{"ps", "list sessions", cmdPs},
 		{"logs", "show what happened in a session", cmdLogs},
 		{"policy", "show, check and explain what is permitted", cmdPolicy},

@@ -16,6 +16,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cofferdam/internal/approval"
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/event"
 	"cofferdam/internal/flow"
@@ -76,6 +77,24 @@ func fakeApp() *App {
 				Env:      []policy.EnvRule{{Action: policy.EnvSet, Name: "TOKEN", Value: "not-to-be-shown", Origin: plan.Origin{Layer: "user", File: "p.jsonc", Line: 3}}},
 				Warnings: []policy.Warning{{Text: "project rule left out: allowRead ~/x", Hint: "cofferdam policy trust", Origin: plan.Origin{Layer: "project", File: ".cofferdam.jsonc", Line: 4}}},
 			}, nil
+		},
+		Questions: func(_ context.Context, key string, _ flow.Caller) ([]flow.Waiting, error) {
+			if key == "nope" {
+				return nil, &session.NotFoundError{Key: key}
+			}
+			return []flow.Waiting{{Session: "20260301-120000-k3f9", Name: "fix", Questions: []flow.Question{
+				{ID: 1, Subject: approval.Subject{Host: "a.test", Port: 443}, Process: "cu\x1b[2Jrl", PID: 7, Waiting: 2, Reason: "by a rule", Since: time.Now()},
+				{ID: 2, Subject: approval.Subject{Host: "git.test", Port: 443, Method: "POST", Path: "/x\u202e.git", Act: "git-push", Refs: "refs/heads/main"}, Since: time.Now()},
+			}}}, nil
+		},
+		Answer: func(_ context.Context, key string, id int, answer string, _ flow.Caller) (*flow.Answered, error) {
+			switch {
+			case id == 9:
+				return nil, &flow.NoQuestionError{Text: "no such question is open", Hint: "cofferdam approvals lists them"}
+			case answer == "yes":
+				return nil, &flow.UsageError{Text: `"yes" is no answer`, Hint: "one of: once, session, always, no"}
+			}
+			return &flow.Answered{Session: key, ID: id, Subject: "a\x1b.test:443", Answer: answer, Note: map[string]string{"always": "it holds for this session only: read-only"}[answer]}, nil
 		},
 		Check: func(_ context.Context, file string, _ flow.Caller) error {
 			if file == "bad.jsonc" {

@@ -45,7 +45,7 @@ func exitCodes() []exitCode {
 		{exitOK, "ok", "done; for run and exec: the command ended with 0"},
 		{exitUsage, "usage", "the command line is wrong"},
 		{exitPolicy, "policy", "the policy, or a file given as one, is wrong"},
-		{exitNoInput, "no-such", "a session that is named does not exist, or several fit"},
+		{exitNoInput, "no-such", "a session or question that is named does not exist, or several fit"},
 		{exitRefused, "refused", "the boundary can't hold here, so nothing was started"},
 		{exitInternal, "internal", "a mistake in cofferdam; please report it"},
 		{exitState, "state", "the state directory or a session's folder can't be used"},
@@ -120,6 +120,7 @@ func exitOf(err error) int {
 		missing   *session.NotFoundError
 		ambiguous *session.AmbiguousError
 		control   *session.ControlError
+		question  *flow.NoQuestionError
 		chain     *event.ChainError
 		output    *outputError
 	)
@@ -130,7 +131,7 @@ func exitOf(err error) int {
 		return exitUsage
 	case errors.As(err, &policy):
 		return exitPolicy
-	case errors.As(err, &missing), errors.As(err, &ambiguous):
+	case errors.As(err, &missing), errors.As(err, &ambiguous), errors.As(err, &question):
 		return exitNoInput
 	case errors.As(err, &refused), errors.As(err, &setup), errors.Is(err, boundary.ErrNotHere):
 		return exitRefused

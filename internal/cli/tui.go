@@ -84,6 +84,7 @@ func describe(err error) message {
 		ambiguous *session.AmbiguousError
 		control   *session.ControlError
 		name      *session.NameError
+		question  *flow.NoQuestionError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -163,6 +164,8 @@ func describe(err error) message {
 		hint("choose another --name; cofferdam ps lists what is running")
 	case errors.As(err, &control):
 		hint("cofferdam ps lists what is running")
+	case errors.As(err, &question):
+		hint(question.Hint)
 	case errors.As(err, &missing):
 		for _, i := range missing.Live {
 			hint("running: " + sessionLine(i))

@@ -23,6 +23,15 @@ type Explanation struct {
 	Lost []policy.PathRule `json:"lost,omitempty"`
 }
 
+// Answered is what came of an answer to a question.
+type Answered struct {
+	Session string `json:"session"`
+	ID      int    `json:"id"`
+	Subject string `json:"subject"` // hostile text
+	Answer  string `json:"answer"`
+	Note    string `json:"note,omitempty"`
+}
+
 // Trusted is the answer to a decision on a project's own policy file.
 type Trusted struct {
 	File    string `json:"file"`

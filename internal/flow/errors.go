@@ -79,6 +79,11 @@ type ForbiddenError struct {
 
 func (e *ForbiddenError) Error() string { return e.Text }
 
+// NoQuestionError: no question, or more than one, is open that could be meant.
+type NoQuestionError struct{ Text, Hint string }
+
+func (e *NoQuestionError) Error() string { return e.Text }
+
 // LogError: the event log can't be written, so the run was stopped.
 type LogError struct{ Err error }
 

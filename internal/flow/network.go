@@ -56,7 +56,11 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 	if err != nil {
 		return err // compile has made them of the same
 	}
-	r.gateway, err = gateway.New(gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network})
+	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network}
+	if r.openBoard(); r.board != nil {
+		config.Ask = r.ask
+	}
+	r.gateway, err = gateway.New(config)
 	if err != nil {
 		return fmt.Errorf("network: %w", err)
 	}
@@ -66,6 +70,7 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 
 // closeGateway ends what still lives of the network; nothing inside is alive by then.
 func (r *run) closeGateway() {
+	r.closeBoard()
 	if r.gateway != nil {
 		_ = r.gateway.Close()
 	}
@@ -79,9 +84,12 @@ func (r *run) network(f gateway.Fact) error {
 		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
 	}
 	switch {
+	case f.Kind == gateway.Decided && f.Verdict.Ask:
+		return nil // a question for a name: it is the connection that waits
 	case f.Kind == gateway.Decided && !f.Verdict.Allow:
 		e.Kind, e.Action, e.Access, e.Reason = event.Denied, "connect", "network", f.Verdict.Reason
-		if f.Verdict.Code == decide.NotAllowed {
+		switch f.Verdict.Code {
+		case decide.NotAllowed, gateway.Unanswered, gateway.Declined:
 			e.Access = "connect" // a rule would open it
 		}
 		if f.Port == 0 {

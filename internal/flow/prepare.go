@@ -28,7 +28,8 @@ type prepared struct {
 	policy *policy.Effective
 	facts  host.Facts
 	plan   *plan.Plan
-	state  string // the product's directory for state
+	source policy.Source // of policy
+	state  string        // the product's directory for state
 }
 
 // prepare goes from what was asked to the plan. It changes nothing on the machine,
@@ -48,7 +49,10 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	if err := placeForbidden(place, p.state); err != nil {
 		return nil, err
 	}
-	if p.policy, err = loadPolicy(o, c, place, p.state); err != nil {
+	if p.source, err = policySource(o, c, place, p.state); err != nil {
+		return nil, err
+	}
+	if p.policy, err = loadFrom(p.source, p.state); err != nil {
 		return nil, err
 	}
 	if p.facts, err = gather(place, p.policy); err != nil {
@@ -190,9 +194,18 @@ func realHome(f host.Facts, env string) string {
 
 // loadPolicy reads all layers.
 func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, error) {
-	flags, err := flagDocument(o, p)
+	src, err := policySource(o, c, p, state)
 	if err != nil {
 		return nil, err
+	}
+	return loadFrom(src, state)
+}
+
+// policySource says where the layers come from.
+func policySource(o Options, c Caller, p place, state string) (policy.Source, error) {
+	flags, err := flagDocument(o, p)
+	if err != nil {
+		return policy.Source{}, err
 	}
 	src := policy.Source{
 		Place:    policy.Place{Home: p.facts.Home, Workspace: p.workspace, Login: p.login},
@@ -212,6 +225,10 @@ func loadPolicy(o Options, c Caller, p place, state string) (*policy.Effective, 
 			src.File = filepath.Join(c.Dir, src.File)
 		}
 	}
+	return src, nil
+}
+
+func loadFrom(src policy.Source, state string) (*policy.Effective, error) {
 	eff, err := policy.Load(src)
 	if err != nil {
 		return eff, policyError(err)

@@ -10,11 +10,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
 	"golang.org/x/term"
 
+	"cofferdam/internal/approval"
+	"cofferdam/internal/approval/api"
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/boundary/native"
 	"cofferdam/internal/event"
@@ -63,6 +66,9 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, &RefusedError{Boundary: p.plan.Boundary, Gaps: gaps, Rules: p.plan.Rules}
 	}
 	tell(c, p.policy.Warnings, p.plan)
+	if asks(p.plan) {
+		c.tell("what no rule allows or denies may be asked about while it waits", "", "answer in another terminal: "+strings.TrimSpace("cofferdam approvals "+o.Name))
+	}
 	b, err := boundaryFor(p)
 	if err != nil {
 		return 0, err
@@ -74,11 +80,12 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 
 	// The session's folder and the record of what is guarded are made while
 	// the boundary goes up; the command waits for them.
-	r := &run{prepared: p, options: o, caller: c, store: store, recorder: &recorder{}}
+	r := &run{prepared: p, options: o, caller: c, store: store, recorder: &recorder{}, bell: make(chan struct{}, 1), attended: make(chan struct{})}
 	defer r.close()
 	// From here on something has to be put in order before we may end: a
 	// signal waits until somebody can see to that.
 	streams := streamsOf(c, o)
+	r.ownTerminal = streams.Terminal
 	signals, stop := supervise.Subscribe(streams.Terminal)
 	defer stop()
 	var openErr error
@@ -116,7 +123,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		_, _ = running.Wait()
 		return 0, r.failed(err)
 	}
-	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered, Signals: signals})
+	result, err := supervise.Run(ctx, running, p.plan, streams, supervise.Options{LimitHit: r.limitHit, Entered: r.entered, Bell: r.bell, Signals: signals})
 	if err != nil {
 		return 0, r.failed(err)
 	}
@@ -168,6 +175,14 @@ type run struct {
 	watcher  *workspace.Watcher
 	server   *session.Server
 	gateway  *gateway.Gateway
+	board    *approval.Board // nil if nothing is asked
+	answers  *api.Server
+	bell     chan struct{} // a value for each new question
+	attended chan struct{} // closed when what accompanies the command is up
+	inside   int           // pid of the boundary's first process; after attended
+	alerted  atomic.Int64  // when the person was last told of a question
+	// ownTerminal: the command has one, so ours is not for us to write on.
+	ownTerminal bool
 	// unswept: something may be left in the workspace. The session stays open then,
 	// so that the next start sweeps again, and does not take it for the person's own.
 	unswept bool
@@ -213,7 +228,12 @@ func (r *run) attend(running boundary.Running) error {
 		return err
 	}
 	r.recorder.fatal(func() { _ = running.Kill() })
-	var err error
+	r.inside = running.PID()
+	err := r.serveAnswers()
+	close(r.attended)
+	if err != nil {
+		return err
+	}
 	r.server, err = r.session.Serve(func(peer session.Peer, command []string) ([]*os.File, error) {
 		files, err := running.Enter()
 		r.entrance(peer.PID)

@@ -49,6 +49,7 @@ func (s *Store) Claim(ctx context.Context, i Info) (c *Claim, ok bool, err error
 // Settle marks the session as ended.
 func (c *Claim) Settle() error {
 	_ = c.x.root.Remove(socketFile)            // nobody answers there any more
+	_ = c.x.root.Remove(answersFile)           // nor there
 	_ = c.x.root.Remove(BaselineFile + ".new") // killed while it was written
 	now := time.Now().UTC()
 	c.x.state.Ended = &now

@@ -78,9 +78,9 @@ type Server struct {
 
 // Serve starts to answer. The Server must be closed before the session.
 func (x *Session) Serve(enter EnterFunc, adopt AdoptFunc) (*Server, error) {
-	dir, err := x.root.Open(".")
+	dir, err := x.Folder()
 	if err != nil {
-		return nil, &Error{Op: "open", Path: x.Dir, Err: err}
+		return nil, err
 	}
 	defer dir.Close()
 	l, err := unixsock.Listen(dir, socketFile)
@@ -233,14 +233,9 @@ func (s *Store) Adopt(i Info, listener *os.File) error {
 }
 
 func (s *Store) ask(i Info, req request, give []*os.File) ([]*os.File, error) {
-	root, err := s.folder(i)
+	dir, err := s.Folder(i)
 	if err != nil {
 		return nil, err
-	}
-	defer root.Close()
-	dir, err := root.Open(".")
-	if err != nil {
-		return nil, &Error{Op: "open", Path: i.Dir, Err: err}
 	}
 	defer dir.Close()
 	c, err := unixsock.Dial(dir, socketFile)

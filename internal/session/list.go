@@ -306,6 +306,20 @@ func (s *Store) Alive(i Info) bool {
 	return err == nil && live
 }
 
+// Folder opens a session's folder, to connect to a socket in it.
+func (s *Store) Folder(i Info) (*os.File, error) {
+	root, err := s.folder(i)
+	if err != nil {
+		return nil, err
+	}
+	defer root.Close()
+	f, err := root.Open(".")
+	if err != nil {
+		return nil, &Error{Op: "open", Path: i.Dir, Err: err}
+	}
+	return f, nil
+}
+
 func (s *Store) folder(i Info) (*os.Root, error) {
 	if s.root == nil || !isID(i.ID) {
 		return nil, &NotFoundError{Key: i.ID}

@@ -14,6 +14,7 @@
 //	    events.jsonl            append only, see package event
 //	    lock                    flock held by the supervisor: it lives
 //	    control.sock            see control.go
+//	    approvals.sock          who answers questions connects here; not by us
 //
 // A session lives exactly as long as its lock is held. A process number says
 // nothing: it may be another process by now.
@@ -47,6 +48,8 @@ const (
 	stateFile    = "state.json"
 	lockFile     = "lock"
 	socketFile   = "control.sock"
+	// answersFile is the socket of those who answer questions; not by us.
+	answersFile = "approvals.sock"
 )
 
 // maxFile bounds what is read back of a stored JSON file.
@@ -326,6 +329,15 @@ func (x *Session) fill(store *os.Root, temp string, p *plan.Plan) error {
 	return store.Rename(temp, x.ID)
 }
 
+// Folder opens the session's folder, for a socket in it.
+func (x *Session) Folder() (*os.File, error) {
+	f, err := x.root.Open(".")
+	if err != nil {
+		return nil, &Error{Op: "open", Path: x.Dir, Err: err}
+	}
+	return f, nil
+}
+
 // Started records the boundary's first process.
 func (x *Session) Started(pid int) error {
 	x.state.Inside = pid
@@ -336,7 +348,9 @@ func (x *Session) Started(pid int) error {
 func (x *Session) End(exit Exit) error {
 	now := time.Now().UTC()
 	x.state.Ended, x.state.Exit = &now, &exit
-	_ = x.root.Remove(socketFile) // nothing answers there any more
+	for _, name := range []string{socketFile, answersFile} {
+		_ = x.root.Remove(name) // nothing answers there any more
+	}
 	if err := x.save(); err != nil {
 		return err
 	}

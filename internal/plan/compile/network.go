@@ -19,9 +19,6 @@ import (
 // carried as a tunnel.
 const inspects = false
 
-// asks says whether there is somebody to ask: there is no way yet to do so.
-const asks = false
-
 // needsLook says whether a rule means nothing if nobody looks into connections.
 func needsLook(r policy.NetRule) bool { return r.Only != nil || r.TLS == "inspect" }
 
@@ -74,7 +71,7 @@ func (c *compiler) network() []plan.NetRule {
 				Because: "it speaks of single requests, and the gateway can't look into connections yet", Remedy: "take it out, or choose by host and port alone", Rule: n.Rule})
 		default:
 			n.Tunnel = n.Tunnel || n.Allow && !inspects
-			c.p.Network.Inspect = c.p.Network.Inspect || (n.Allow || n.Ask) && !n.Tunnel
+			c.p.Network.Inspect = c.p.Network.Inspect || inspects && (n.Allow || n.Ask) && !n.Tunnel
 			out = append(out, n)
 		}
 	}
@@ -104,11 +101,8 @@ func (c *compiler) network() []plan.NetRule {
 
 // nobody says why nobody can be asked, "" if somebody can.
 func (c *compiler) nobody() string {
-	switch {
-	case c.in.Unattended:
+	if c.in.Unattended {
 		return "the run is unattended, so nobody is asked and it is denied"
-	case !asks:
-		return "nobody can be asked yet, so it is denied"
 	}
 	return ""
 }
