@@ -1,0 +1,155 @@
+package authority
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxRoots bounds what is read of one file; Debian's has 220 KB.
+const maxRoots = 8 << 20
+
+// Roots are those that whoever started us trusts, as PEM: of SSL_CERT_FILE and
+// SSL_CERT_DIR, as OpenSSL and Go read them, else of the first of the machine's lists
+// that is there. What is named and can't be read is an error: without it a corporate
+// proxy, say, would be an unknown one. Nothing but certificates is taken of the files,
+// so that a key that somebody keeps beside one does not come along.
+func Roots(environ, lists []string) ([]byte, error) {
+	var out bytes.Buffer
+	named := false
+	if file := variable(environ, "SSL_CERT_FILE"); file != "" {
+		named = true
+		if err := certificates(&out, file); err != nil {
+			return nil, fmt.Errorf("roots of SSL_CERT_FILE: %w", err)
+		}
+	}
+	for _, dir := range filepath.SplitList(variable(environ, "SSL_CERT_DIR")) {
+		named = true
+		if err := directory(&out, dir); err != nil {
+			return nil, fmt.Errorf("roots of SSL_CERT_DIR: %w", err)
+		}
+	}
+	for _, file := range lists {
+		if named || certificates(&out, file) == nil {
+			break
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// Extra are roots beside these: of NODE_EXTRA_CA_CERTS, and of files and directories
+// that programs inside were told to trust.
+func Extra(environ, named []string) ([]byte, error) {
+	var out bytes.Buffer
+	if file := variable(environ, "NODE_EXTRA_CA_CERTS"); file != "" {
+		if err := certificates(&out, file); err != nil {
+			return nil, fmt.Errorf("roots of NODE_EXTRA_CA_CERTS: %w", err)
+		}
+	}
+	for _, name := range named {
+		err := certificates(&out, name)
+		if st, serr := os.Stat(name); serr == nil && st.IsDir() {
+			err = directory(&out, name)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("roots that programs inside are told to trust: %w", err)
+		}
+	}
+	return out.Bytes(), nil
+}
+
+// directory takes what is in one: a file there that has no certificate, such as a
+// README, is nobody's mistake.
+func directory(out *bytes.Buffer, dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		_ = certificates(out, filepath.Join(dir, e.Name()))
+	}
+	return nil
+}
+
+func certificates(out *bytes.Buffer, file string) error {
+	// Not a device or FIFO, which never ends: it is stat'ed before it is opened only to
+	// say so early; the bound holds in any case.
+	if st, err := os.Stat(file); err != nil {
+		return err
+	} else if !st.Mode().IsRegular() || st.Size() > maxRoots {
+		return fmt.Errorf("%s: not a file of at most %d MiB", file, maxRoots>>20)
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	found := false
+	for block := range blocks(b) {
+		found = true
+		out.Write(block)
+	}
+	if !found {
+		return fmt.Errorf("%s: no certificate", file)
+	}
+	return nil
+}
+
+const (
+	begin = "-----BEGIN CERTIFICATE-----\n"
+	end   = "-----END CERTIFICATE-----\n"
+)
+
+// blocks yields the certificates of a PEM text, each as it stands there. encoding/pem
+// takes some milliseconds of each start for a machine's list; all that is needed here is
+// that nothing but certificates comes along: between the two lines is base64 and nothing
+// else. OpenSSL's own form ("TRUSTED CERTIFICATE") has more in it, which others can't
+// read, so it is left out.
+func blocks(b []byte) func(yield func([]byte) bool) {
+	return func(yield func([]byte) bool) {
+		if bytes.IndexByte(b, '\r') >= 0 {
+			b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
+		}
+		if !bytes.HasSuffix(b, []byte("\n")) {
+			b = append(bytes.Clone(b), '\n')
+		}
+		for {
+			i := bytes.Index(b, []byte(begin))
+			if i < 0 {
+				return
+			}
+			n := bytes.Index(b[i:], []byte(end))
+			if n < 0 {
+				return
+			}
+			block := b[i : i+n+len(end)]
+			// A hyphen begins another block, a colon is of a header (RFC 1421).
+			if text := block[len(begin):n]; bytes.IndexByte(text, '-') >= 0 || bytes.IndexByte(text, ':') >= 0 {
+				b = b[i+len(begin):] // another begins before this one ends
+				continue
+			}
+			if !yield(block) {
+				return
+			}
+			b = b[i+len(block):]
+		}
+	}
+}
+
+// Pool is what Roots returned, to verify with.
+func Pool(roots []byte) *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(roots) // what it can't read verifies nothing
+	return pool
+}
+
+func variable(environ []string, name string) string {
+	for i := len(environ) - 1; i >= 0; i-- {
+		if v, ok := strings.CutPrefix(environ[i], name+"="); ok {
+			return v
+		}
+	}
+	return ""
+}
