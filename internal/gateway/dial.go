@@ -90,23 +90,39 @@ var errRecord = errors.New("could not be recorded")
 
 // decided records a verdict.
 func (g *Gateway) decided(c *client, t target, v decide.Verdict) error {
-	if g.cfg.Record(Fact{Kind: Decided, Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port, Verdict: v}) != nil {
+	return g.record(Fact{Kind: Decided, Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port, Verdict: v})
+}
+
+func (g *Gateway) record(f Fact) error {
+	if g.cfg.Record(f) != nil {
 		return errRecord
 	}
 	return nil
 }
 
-// decide judges, waits for a person's answer if it needs one, and records. The error is
-// a *refusal or errRecord.
-func (g *Gateway) decide(c *client, t target) error {
-	v := g.judged(c, t, nil)
-	if err := g.decided(c, t, v); err != nil {
-		return err
+// maxPath is how much of a path is recorded.
+const maxPath = 1024
+
+// decide judges a connection, or with q a request, waits for a person's answer if it
+// needs one, and records the verdict. The error is a *refusal or errRecord. A verdict that wants to know what a git push changes
+// (Refs) is none yet: it is neither recorded nor an error.
+func (g *Gateway) decide(c *client, t target, q *decide.Request) (decide.Verdict, error) {
+	v := g.judged(c, t, q)
+	if q != nil && v.Refs && q.Refs == nil {
+		return v, nil
 	}
-	if !v.Allow {
-		return &refusal{v}
+	f := Fact{Kind: Decided, Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port, Verdict: v}
+	if q != nil {
+		// Taken out of the head that they are a part of: a record may be kept.
+		f.Method, f.Path = strings.Clone(q.Method), strings.Clone(q.Path[:min(len(q.Path), maxPath)])
 	}
-	return nil
+	if err := g.record(f); err != nil {
+		return v, err
+	}
+	if !v.Allow || v.Refs {
+		return v, &refusal{v}
+	}
+	return v, nil
 }
 
 // refuse records and returns the refusal of a connection that was allowed, until the
@@ -130,6 +146,7 @@ type upstream struct {
 	start   time.Time
 	out, in int64 // set by whoever carries the bytes
 	stopped atomic.Bool
+	tcp     net.Conn // as it was dialled: Conn may be TLS on it
 }
 
 // connect resolves and dials an allowed target. What has been opened is recorded, and
@@ -152,7 +169,7 @@ func (g *Gateway) connect(c *client, t target) (*upstream, error) {
 		}
 		return nil, err
 	}
-	u.Conn = conn
+	u.Conn, u.tcp = conn, conn
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		a := a.AddrPort()
 		u.fact.Actual = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
@@ -174,7 +191,7 @@ func (g *Gateway) connect(c *client, t target) (*upstream, error) {
 // nobody to tell if it can't be recorded: the next fact will fail as well.
 func (u *upstream) end() {
 	u.Close()
-	u.g.untrack(u.Conn)
+	u.g.untrack(u.tcp)
 	u.fact.Kind, u.fact.Duration, u.fact.BytesOut, u.fact.BytesIn = Ended, time.Since(u.start), u.out, u.in
 	_ = u.g.cfg.Record(u.fact)
 }
@@ -368,7 +385,10 @@ func own(a netip.Addr) bool {
 func cause(err error) string {
 	var dns *net.DNSError
 	var op *net.OpError
+	var tls *tlsError
 	switch {
+	case errors.As(err, &tls):
+		return tls.Error()
 	case errors.As(err, &dns):
 		return "resolve: " + dns.Err
 	case errors.As(err, &op):

@@ -14,8 +14,10 @@
 // the moment it is dialled. Nothing is carried before the fact of it is recorded; a
 // record that fails ends the connection.
 //
-// It does not look into TLS, so within one tunnel it can't tell what is asked of an
-// allowed host, nor can it in a protocol that it does not know.
+// Where a verdict wants it (Look), each HTTP request is judged too, and TLS is ended
+// here for that, with a certificate of the session's authority; inspect.go has the
+// picture. Anything else within a tunnel, and a protocol that is not known, is carried
+// as it is: what is asked of an allowed host there can't be told.
 package gateway
 
 import (
@@ -48,6 +50,11 @@ const (
 	// ones there are no more than largeHeads in memory at once.
 	smallHead  = 8 << 10
 	largeHeads = 64
+	// maxEnded clients whose TLS is ended here are served at once: each takes about
+	// 100 KiB, for two connections with a record of 16 KiB each way.
+	maxEnded = 1024
+	// maxUnread of what a client goes on to send is thrown away when it has been answered.
+	maxUnread = 8 << 20
 	// headTime is how long a client may take for what the decision needs.
 	headTime = 10 * time.Second
 	// idleTime is how long an HTTP connection may wait for its next request.
@@ -75,6 +82,8 @@ type Config struct {
 	// Ask has a person answer, and returns when that is done or ctx is; it is called
 	// from many goroutines. Nil: nobody is there, and what would be asked is refused.
 	Ask func(ctx context.Context, w Wanted) Reply
+	// Inspect opens TLS where a verdict says so (Look). Nil: such TLS is refused.
+	Inspect *Inspection
 	// Record stores a fact. It is called from many goroutines, before the bytes
 	// that the fact is about flow; an error means that they never do.
 	Record func(Fact) error
@@ -105,21 +114,26 @@ type Fact struct {
 	Name string
 	Dest netip.Addr
 	Port uint16 // 0 for DNS
+	// Method and Path are of an HTTP request that was decided on, as they were sent, the
+	// path up to maxPath; never the query, which may be anything.
+	Method, Path string
 	// Verdict is set in Decided. Beside the codes of package decide there are
-	// "bad-request" (not understood, so not carried) and "limit" (too many at once),
-	// and those of what a person was asked about.
+	// "bad-request" (not understood, so not carried), "limit" (too many at once),
+	// "tls-refused" (the program did not take the session's certificate), and those of
+	// what a person was asked about.
 	Verdict decide.Verdict
 	Actual  netip.AddrPort // Opened, and Ended if it was opened
 	// BytesOut went to the outside, BytesIn came from there.
 	BytesOut, BytesIn int64
 	Duration          time.Duration // Ended: since it was wanted
-	Err               string        // Ended: why it could not be made
+	Err               string        // Ended: why it could not be made, or used
 }
 
 // Codes of verdicts that are the gateway's own.
 const (
 	badRequest = "bad-request"
 	tooMany    = "limit"
+	tlsRefused = "tls-refused"
 )
 
 const (
@@ -136,6 +150,7 @@ type Gateway struct {
 	names   *names
 	max     int           // clients
 	large   chan struct{} // a value for each large head in memory
+	ended   chan struct{} // a value for each client whose TLS is ended here
 	waiting waiting
 
 	tcp, http, socks, dnsTCP []net.Listener
@@ -155,7 +170,7 @@ type Gateway struct {
 
 // New takes the sockets over. Nothing is answered before Serve.
 func New(cfg Config) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), open: map[net.Conn]struct{}{}}
+	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), ended: make(chan struct{}, maxEnded), open: map[net.Conn]struct{}{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil {
@@ -267,14 +282,23 @@ func (g *Gateway) Close() error {
 // client is one accepted connection.
 type client struct {
 	tcp   *net.TCPConn
-	r     *bufio.Reader // of tcp
+	conn  stream        // what is spoken over: tcp, or TLS on it that is ended here
+	r     *bufio.Reader // of conn
 	via   string
 	id    uint64
 	start time.Time
 	room  room // of what it sends
+	// secure: conn is TLS, so what is carried out goes in TLS too.
+	secure bool
 	// What a person has allowed for once: this connection, and the request that it
 	// makes now.
 	once, onceNow []plan.NetRule
+}
+
+// stream is a connection of which one way can end first.
+type stream interface {
+	net.Conn
+	CloseWrite() error
 }
 
 // room is the leave to hold a large head.
@@ -324,7 +348,7 @@ func (g *Gateway) accept(l net.Listener, via string, handle func(*client)) {
 			conn.Close()
 			continue
 		}
-		c := &client{tcp: tcp, r: bufio.NewReader(tcp), via: via, id: g.ids.Add(1), start: time.Now(), room: room{slots: g.large}}
+		c := &client{tcp: tcp, conn: tcp, r: bufio.NewReader(tcp), via: via, id: g.ids.Add(1), start: time.Now(), room: room{slots: g.large}}
 		if !g.admit(tcp) {
 			_ = g.cfg.Record(Fact{Kind: Decided, Via: via, Conn: c.id, Verdict: decide.Verdict{Code: tooMany,
 				Reason: fmt.Sprintf("more than %d connections at once; close some", g.max)}})
@@ -372,8 +396,12 @@ func (g *Gateway) untrack(c net.Conn) {
 }
 
 // abort closes so that the other side sees a reset: the answer of a network that
-// does not want it, where there is no protocol to say more in.
+// does not want it, where there is no protocol to say more in. Within TLS, too, it is
+// an end that can't be taken for the end of what was said.
 func abort(c net.Conn) {
+	if within, ok := c.(interface{ NetConn() net.Conn }); ok {
+		c = within.NetConn()
+	}
 	if t, ok := c.(*net.TCPConn); ok {
 		_ = t.SetLinger(0)
 	}
@@ -382,17 +410,20 @@ func abort(c net.Conn) {
 
 // part closes after an answer that the client shall read: with bytes of it unread,
 // a plain close would be a reset that may overtake the answer.
-func part(c *net.TCPConn) {
-	if c.CloseWrite() == nil {
-		_ = c.SetReadDeadline(time.Now().Add(time.Second))
+func part(c *client) {
+	_ = c.tcp.SetReadDeadline(time.Now().Add(2 * time.Second))
+	if c.secure {
+		_ = c.conn.CloseWrite() // TLS has its own sign of the end
+	}
+	if c.tcp.CloseWrite() == nil {
 		buf := make([]byte, 4096)
-		for total := 0; total < 4*maxHead; {
-			n, err := c.Read(buf)
+		for total := 0; total < maxUnread; {
+			n, err := c.tcp.Read(buf)
 			if err != nil {
 				break
 			}
 			total += n
 		}
 	}
-	c.Close()
+	c.tcp.Close()
 }

@@ -34,7 +34,7 @@ import (
 // servers here, whatever the address, after the judgement.
 type world struct {
 	*Gateway
-	t     *testing.T
+	t     testing.TB
 	addrs struct{ tcp, http, socks, dns, dnsTCP string }
 
 	mu      sync.Mutex
@@ -51,7 +51,7 @@ type world struct {
 // The public address of the pretended outside.
 var public = netip.MustParseAddr("93.184.216.34")
 
-func start(t *testing.T, rules ...plan.NetRule) *world {
+func start(t testing.TB, rules ...plan.NetRule) *world {
 	t.Helper()
 	r, err := decide.Compile(rules)
 	if err != nil {
@@ -175,7 +175,7 @@ func (w *world) serve(port string, handle func(net.Conn)) {
 	}()
 }
 
-func dialTo(t *testing.T, addr string) *net.TCPConn {
+func dialTo(t testing.TB, addr string) *net.TCPConn {
 	t.Helper()
 	c, err := net.Dial("tcp", addr)
 	for errors.Is(err, syscall.ECONNRESET) { // refused faster than connect(2) returned
@@ -294,10 +294,10 @@ func (w *world) outside() (asked, dialled []string) {
 }
 
 func allow(name string, port int) plan.NetRule {
-	return plan.NetRule{Allow: true, Name: name, Port: port, Rule: 1}
+	return plan.NetRule{Allow: true, Name: name, Port: port, Tunnel: true, Rule: 1}
 }
 func allowCIDR(p string, port int) plan.NetRule {
-	return plan.NetRule{Allow: true, Prefix: p, Port: port, Rule: 2}
+	return plan.NetRule{Allow: true, Prefix: p, Port: port, Tunnel: true, Rule: 2}
 }
 
 func TestDNS(t *testing.T) {
@@ -411,7 +411,7 @@ func TestNames(t *testing.T) {
 }
 
 // certificate is for tests only.
-func certificate(t *testing.T, names ...string) tls.Certificate {
+func certificate(t testing.TB, names ...string) tls.Certificate {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -267,13 +267,19 @@ func (h *head) values(name string) []string {
 func (h *head) passed() []field {
 	drop := map[string]bool{"connection": true, "proxy-connection": true, "keep-alive": true, "te": true, "trailer": true,
 		"transfer-encoding": true, "upgrade": true, "proxy-authorization": true, "proxy-authenticate": true,
-		"content-length": true, "host": true, "http2-settings": true}
+		"content-length": true, "host": true, "http2-settings": true,
+		// HTTP/3 is not carried, and another host (RFC 7838) would be asked past the one
+		// that was decided on.
+		"alt-svc": true,
+		// The method that was judged is the one that the server shall see. CGI and what
+		// comes from it read an underscore as they read a hyphen.
+		"x-http-method-override": true, "x-http-method": true, "x-method-override": true}
 	for _, o := range h.options() {
 		drop[strings.ToLower(o)] = true
 	}
 	var out []field
 	for _, f := range h.fields {
-		if !drop[strings.ToLower(f.name)] {
+		if !drop[strings.ReplaceAll(strings.ToLower(f.name), "_", "-")] {
 			out = append(out, f)
 		}
 	}
@@ -361,63 +367,6 @@ func isValue(s string) bool {
 		}
 	}
 	return true
-}
-
-// copyChunks carries a chunked body and writes the chunks anew: sizes in one notation,
-// no extensions, no trailer. With plain, only what is in them. What has come is passed
-// on at the end of each chunk, so that a stream of events does not wait.
-func copyChunks(to io.Writer, r *bufio.Reader, m *room, plain bool) (total int64, err error) {
-	w := bufio.NewWriter(to)
-	for {
-		line, err := r.ReadSlice('\n')
-		if err != nil {
-			return total, noEOF(err)
-		}
-		size, ok := strings.CutSuffix(string(line), "\r\n")
-		size, extension, _ := strings.Cut(size, ";")
-		size = strings.TrimRight(size, " \t")
-		n, perr := strconv.ParseUint(size, 16, 63)
-		if !ok || perr != nil || len(size) > 16 || strings.Trim(size, "0123456789abcdefABCDEF") != "" || !isValue(extension) {
-			return total, errSyntax("a chunk without a size")
-		}
-		if n == 0 {
-			break
-		}
-		if !plain {
-			_, _ = w.WriteString(strconv.FormatUint(n, 16) + "\r\n") // w keeps its error
-		}
-		copied, err := io.CopyN(w, r, int64(n))
-		if total += copied; err != nil {
-			return total, noEOF(err)
-		}
-		var end [2]byte
-		if _, err := io.ReadFull(r, end[:]); err != nil {
-			return total, noEOF(err)
-		}
-		if string(end[:]) != "\r\n" {
-			return total, errSyntax("a chunk longer than its size")
-		}
-		if !plain {
-			_, _ = w.WriteString("\r\n")
-		}
-		if r.Buffered() == 0 {
-			if err := w.Flush(); err != nil {
-				return total, err
-			}
-		}
-	}
-	defer m.free()
-	trailer, err := readLines(r, m)
-	if err != nil {
-		return total, noEOF(err)
-	}
-	if err := (&head{length: -1}).parseFields(trailer); err != nil {
-		return total, err
-	}
-	if !plain {
-		_, _ = w.WriteString("0\r\n\r\n")
-	}
-	return total, w.Flush()
 }
 
 // copyLength carries n bytes. What r has not buffered goes from connection to

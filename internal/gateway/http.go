@@ -40,15 +40,20 @@ type exchange struct {
 	r  *bufio.Reader // of up
 	// stale: up is not for another request.
 	stale bool
+	// speaks is how the client reads a refusal of the request that is served now.
+	speaks speech
+	// unread, if not nil, reads what the client has to have sent before it reads a refusal.
+	unread func()
 }
 
 // next handles one request, and says whether another may follow.
 func (x *exchange) next() bool {
-	_ = x.c.tcp.SetDeadline(time.Now().Add(idleTime))
+	x.speaks, x.unread = speech{}, nil
+	_ = x.c.conn.SetDeadline(time.Now().Add(idleTime))
 	if _, err := x.c.r.Peek(1); err != nil {
 		return false
 	}
-	_ = x.c.tcp.SetDeadline(time.Now().Add(headTime))
+	_ = x.c.conn.SetDeadline(time.Now().Add(headTime))
 	defer x.c.room.free()
 	lines, err := readLines(x.c.r, &x.c.room)
 	var req *head
@@ -58,7 +63,8 @@ func (x *exchange) next() bool {
 	if err != nil {
 		return x.misunderstood(err)
 	}
-	_ = x.c.tcp.SetDeadline(time.Time{})
+	_ = x.c.conn.SetDeadline(time.Time{})
+	x.speaks = speechOf(req)
 	t, err := x.target(req)
 	if err != nil {
 		x.refuse(err)
@@ -69,15 +75,29 @@ func (x *exchange) next() bool {
 		x.tunnel(t)
 		return false
 	}
-	if err := x.g.decide(x.c, t); err != nil {
+	out := &body{}
+	q := asked(t, req)
+	v, err := x.g.decide(x.c, t, q)
+	if err == nil && v.Refs {
+		// What a push changes stands at the beginning of its body.
+		if q.Refs, err = x.refs(t, req, out); err == nil {
+			_, err = x.g.decide(x.c, t, q)
+		}
+	}
+	if err == nil {
+		err = x.connect(t)
+	}
+	if err != nil {
 		x.refuse(err)
 		return false
 	}
-	if err := x.connect(t); err != nil {
-		x.refuse(err)
-		return false
-	}
-	return x.forward(req)
+	return x.forward(req, out)
+}
+
+// asked is the request as decide takes it.
+func asked(t target, req *head) *decide.Request {
+	path, query, _ := strings.Cut(req.path, "?")
+	return &decide.Request{Name: t.name, Addr: t.addr, Port: t.port, Method: req.method, Path: path, Query: query}
 }
 
 // misunderstood answers what is no HTTP/1.1.
@@ -111,7 +131,7 @@ func (x *exchange) asked() target {
 // recorded.
 func (x *exchange) target(req *head) (target, error) {
 	g, c := x.g, x.c
-	byDefault := uint16(80)
+	byDefault := x.port()
 	if req.connect {
 		byDefault = 0
 	}
@@ -133,10 +153,20 @@ func (x *exchange) target(req *head) (target, error) {
 		return t, nil
 	case req.connect:
 		return t, g.refuse(c, *x.fixed, badRequest, "this is no proxy, so there is no CONNECT")
+	case x.c.secure && req.proxy:
+		return t, g.refuse(c, *x.fixed, badRequest, "within TLS, a request for something that is not")
 	case t != *x.fixed:
 		return t, g.refuse(c, *x.fixed, decide.Mismatch, fmt.Sprintf("a request for another host, %s; connect to that by its own name", quoted(req.authority)))
 	}
 	return t, nil
+}
+
+// port is what a request means that names none.
+func (x *exchange) port() uint16 {
+	if x.c.secure {
+		return 443
+	}
+	return 80
 }
 
 // tunnel answers CONNECT.
@@ -146,15 +176,22 @@ func (x *exchange) tunnel(t target) {
 	if t.name != "" && t.port == 80 {
 		// HTTP inside of the tunnel, so each request is judged.
 		if !g.mayCome(t) {
-			x.refuse(g.decide(c, t))
+			_, err := g.decide(c, t, nil)
+			x.refuse(err)
 			return
 		}
-		if _, err := io.WriteString(c.tcp, ok); err == nil {
+		if _, err := io.WriteString(c.conn, ok); err == nil {
 			g.serveHTTP(c, &t)
 		}
 		return
 	}
-	err := g.decide(c, t)
+	v, err := g.decide(c, t, nil)
+	if err == nil && v.Look {
+		if _, err := io.WriteString(c.conn, ok); err == nil {
+			g.look(c, t, v)
+		}
+		return
+	}
 	var u *upstream
 	if err == nil {
 		u, err = g.connect(c, t)
@@ -163,7 +200,7 @@ func (x *exchange) tunnel(t target) {
 		x.refuse(err)
 		return
 	}
-	if _, err := io.WriteString(c.tcp, ok); err != nil {
+	if _, err := io.WriteString(c.conn, ok); err != nil {
 		u.end()
 		return
 	}
@@ -173,7 +210,7 @@ func (x *exchange) tunnel(t target) {
 // connect sees to it that x.up leads to an allowed target and is alive.
 func (x *exchange) connect(t target) error {
 	if x.up != nil {
-		if x.to == t && x.r.Buffered() == 0 && quiet(x.up.Conn) {
+		if x.to == t && x.r.Buffered() == 0 && x.quiet() {
 			return nil
 		}
 		x.up.end()
@@ -183,8 +220,32 @@ func (x *exchange) connect(t target) error {
 	if err != nil {
 		return err
 	}
+	if x.c.secure {
+		if err := x.g.secure(u, t); err != nil {
+			u.fact.Err = err.Error()
+			u.end()
+			return err
+		}
+	}
 	x.up, x.to, x.r = u, t, bufio.NewReader(u.Conn)
 	return nil
+}
+
+// quiet is the same of x.up, within TLS too.
+func (x *exchange) quiet() bool {
+	if !quiet(x.up.tcp) {
+		return false
+	}
+	if !x.c.secure {
+		return true
+	}
+	// What TLS has read and not given out yet comes without waiting; nothing is read of
+	// the connection.
+	_ = x.up.SetReadDeadline(time.Unix(1, 0))
+	_, err := x.r.Peek(1)
+	_ = x.up.SetReadDeadline(time.Time{})
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
 // quiet says that the other side of an idle connection neither closed it nor said
@@ -214,7 +275,7 @@ func glance(c net.Conn) (n int, err error, ok bool) {
 }
 
 // forward carries a request out and its response back.
-func (x *exchange) forward(req *head) bool {
+func (x *exchange) forward(req *head, out *body) bool {
 	host := x.to.name
 	if host == "" {
 		host = x.to.addr.String()
@@ -222,7 +283,7 @@ func (x *exchange) forward(req *head) bool {
 			host = "[" + host + "]"
 		}
 	}
-	if x.to.port != 80 {
+	if x.to.port != x.port() {
 		host += ":" + strconv.Itoa(int(x.to.port))
 	}
 	upgrade := ""
@@ -230,7 +291,7 @@ func (x *exchange) forward(req *head) bool {
 		upgrade = "websocket" // and never h2c, within which names are not seen
 	}
 	b := []byte(req.method + " " + req.path + " HTTP/1.1\r\nHost: " + host + "\r\n")
-	b = writeFields(b, req.passed(), req.chunked, req.length, upgrade, false)
+	b = writeFields(b, out.passed(req), req.chunked, req.length, upgrade, false)
 	n, err := x.up.Write(b)
 	if x.up.out += int64(n); err != nil {
 		x.bad(err)
@@ -245,9 +306,9 @@ func (x *exchange) forward(req *head) bool {
 			var n int64
 			var err error
 			if req.chunked {
-				n, err = copyChunks(up.Conn, c.r, &c.room, false)
+				n, err = out.copyChunks(up.Conn, c)
 			} else {
-				n, err = copyLength(up.Conn, c.r, c.tcp, req.length)
+				n, err = out.copyLength(up.Conn, c, req.length)
 			}
 			up.out += n
 			if err != nil {
@@ -264,7 +325,7 @@ func (x *exchange) forward(req *head) bool {
 	case <-time.After(time.Second):
 		// Answered before the body was over, as with 413: nobody wants the rest. What
 		// is left of it can't be told from another request.
-		_ = x.c.tcp.SetReadDeadline(time.Unix(1, 0))
+		_ = x.c.conn.SetReadDeadline(time.Unix(1, 0))
 		x.up.Close()
 		<-body
 		err = io.ErrUnexpectedEOF
@@ -278,7 +339,7 @@ func (x *exchange) forward(req *head) bool {
 		x.bad(unanswered)
 		return false
 	case err != nil && again:
-		part(x.c.tcp)
+		part(x.c)
 	}
 	if x.stale {
 		x.up.end()
@@ -324,7 +385,7 @@ func (x *exchange) await() error {
 		if err == nil || !errors.As(err, &timeout) || !timeout.Timeout() {
 			return noEOF(err)
 		}
-		if n, err, ok := glance(x.c.tcp); ok && (n == 0 || n < 0 && err != syscall.EAGAIN && err != syscall.EINTR) {
+		if n, err, ok := glance(x.c.tcp); ok && (n == 0 || n < 0 && err != syscall.EAGAIN && err != syscall.EINTR || n > 0 && x.c.secure && closing(x.c.tcp)) {
 			return errors.New("the client has gone")
 		}
 	}
@@ -351,7 +412,7 @@ func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, agai
 	}
 	b := []byte("HTTP/1.1 " + strconv.Itoa(resp.status) + " " + resp.reason + "\r\n")
 	b = writeFields(b, resp.passed(), chunked, length, upgrade, last)
-	if _, err := c.tcp.Write(b); err != nil {
+	if _, err := c.conn.Write(b); err != nil {
 		abort(c.tcp)
 		return true, false
 	}
@@ -369,15 +430,15 @@ func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, agai
 	switch {
 	case none:
 	case resp.chunked:
-		n, err = copyChunks(c.tcp, x.r, m, plain)
+		n, err = (&chunks{r: x.r, m: m}).copy(c.conn, plain)
 	case untilClose:
-		if n, err = io.CopyN(c.tcp, x.r, int64(x.r.Buffered())); err == nil {
+		if n, err = io.CopyN(c.conn, x.r, int64(x.r.Buffered())); err == nil {
 			var m int64
-			m, err = io.Copy(c.tcp, x.up.Conn)
+			m, err = io.Copy(c.conn, x.up.Conn)
 			n += m
 		}
 	default:
-		n, err = copyLength(c.tcp, x.r, x.up.Conn, resp.length)
+		n, err = copyLength(c.conn, x.r, x.up.Conn, resp.length)
 	}
 	x.up.in += n
 	if err != nil {
@@ -385,7 +446,7 @@ func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, agai
 		return true, false
 	}
 	if last {
-		part(c.tcp)
+		part(c)
 		return true, false
 	}
 	x.stale = resp.close || resp.old
@@ -398,9 +459,9 @@ func (x *exchange) splice() {
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		n, err := io.CopyN(c.tcp, x.r, int64(x.r.Buffered()))
+		n, err := io.CopyN(c.conn, x.r, int64(x.r.Buffered()))
 		if u.in += n; err == nil {
-			n, err = io.Copy(c.tcp, u.Conn)
+			n, err = io.Copy(c.conn, u.Conn)
 			u.in += n
 		}
 		if err != nil {
@@ -408,11 +469,11 @@ func (x *exchange) splice() {
 			u.Close()
 			return
 		}
-		_ = c.tcp.CloseWrite()
+		_ = c.conn.CloseWrite()
 	}()
 	n, err := io.CopyN(u.Conn, c.r, int64(c.r.Buffered()))
 	if u.out += n; err == nil {
-		n, err = io.Copy(u.Conn, c.tcp)
+		n, err = io.Copy(u.Conn, c.conn)
 		u.out += n
 	}
 	if err != nil {
@@ -428,7 +489,7 @@ func (x *exchange) splice() {
 
 // bad answers for an outside that failed before it said anything.
 func (x *exchange) bad(err error) {
-	answer(x.c, 502, fmt.Sprintf("cofferdam: %s was reached, and then: %s", x.to, cause(err)))
+	answer(x.c, x.speaks, 502, nil, fmt.Sprintf("cofferdam: %s was reached, and then: %s", x.to, cause(err)))
 }
 
 // refuse answers with an error of decide or connect.
@@ -453,31 +514,19 @@ func (x *exchange) refuse(err error) {
 	} else {
 		text = fmt.Sprintf("cofferdam allows this, but it can't be reached: %s", cause(err))
 	}
-	answer(x.c, status, text)
+	if no != nil && x.unread != nil {
+		x.unread()
+	}
+	answer(x.c, x.speaks, status, no, text)
 }
 
 // refuseHTTP reads a request and answers it with the error.
 func (g *Gateway) refuseHTTP(c *client, err error) {
-	_ = c.tcp.SetDeadline(time.Now().Add(headTime))
+	_ = c.conn.SetDeadline(time.Now().Add(headTime))
 	defer c.room.free()
 	if _, herr := readLines(c.r, &c.room); herr != nil {
 		abort(c.tcp)
 		return
 	}
 	(&exchange{g: g, c: c}).refuse(err)
-}
-
-// answer ends a connection with words that whoever drives the client can read.
-func answer(c *client, status int, text string) {
-	reasons := map[int]string{400: "Bad Request", 403: "Forbidden", 421: "Misdirected Request", 502: "Bad Gateway", 503: "Service Unavailable"}
-	text = strings.Map(func(r rune) rune {
-		if r < ' ' || r == 0x7f {
-			return ' '
-		}
-		return r
-	}, text) + "\n"
-	_ = c.tcp.SetDeadline(time.Now().Add(headTime))
-	_, _ = fmt.Fprintf(c.tcp, "HTTP/1.1 %d %s\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: %d\r\nCache-Control: no-store\r\nConnection: close\r\n\r\n%s",
-		status, reasons[status], len(text), text)
-	part(c.tcp)
 }

@@ -365,7 +365,7 @@ func FuzzRequest(f *testing.F) {
 		// The bodies agree as well, and where they end.
 		if h.chunked {
 			var got bytes.Buffer
-			_, err := copyChunks(&got, r, &room{}, true)
+			_, err := (&chunks{r: r, m: &room{}}).copy(&got, true)
 			want, werr := io.ReadAll(req.Body)
 			if err == nil && (werr != nil || !bytes.Equal(want, got.Bytes())) {
 				t.Errorf("%q: body %q, net/http says %q %v", b, got.Bytes(), want, werr)

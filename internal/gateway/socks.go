@@ -55,7 +55,13 @@ func (g *Gateway) serveSOCKS(c *client) {
 		}
 		return
 	}
-	err = g.decide(c, t)
+	v, err := g.decide(c, t, nil)
+	if err == nil && v.Look {
+		if g.socksReply(c, socksOK) {
+			g.look(c, t, v)
+		}
+		return
+	}
 	var u *upstream
 	if err == nil {
 		u, err = g.connect(c, t)
@@ -92,7 +98,7 @@ func (g *Gateway) socksReply(c *client, code byte) bool {
 func (g *Gateway) socksEnd(c *client, code byte) {
 	_ = c.tcp.SetDeadline(time.Now().Add(time.Second))
 	if g.socksReply(c, code) {
-		part(c.tcp)
+		part(c)
 	}
 }
 

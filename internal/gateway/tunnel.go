@@ -30,8 +30,13 @@ func (g *Gateway) serveRedirect(c *client) {
 		g.serveHTTP(c, &t) // decides on each request
 		return
 	}
-	if err := g.decide(c, t); err != nil {
+	v, err := g.decide(c, t, nil)
+	if err != nil {
 		g.refuseRedirect(c, t, err)
+		return
+	}
+	if v.Look {
+		g.look(c, t, v)
 		return
 	}
 	u, err := g.connect(c, t)
@@ -65,30 +70,42 @@ func (g *Gateway) refuseRedirect(c *client, t target, err error) {
 func (g *Gateway) alert(c *client) {
 	_ = c.tcp.SetDeadline(time.Now().Add(time.Second))
 	_, _ = c.tcp.Write([]byte{21, 3, 1, 0, 2, 2, 49})
-	part(c.tcp)
+	part(c)
 }
 
 // tunnel carries bytes both ways until both sides have ended. For a name, what the
 // client sends first is looked at: TLS for another name is not carried. On port 443
 // there is nothing but TLS with a name, and the outside is not heard before. It owns u.
 func (g *Gateway) tunnel(c *client, t target, u *upstream) {
-	defer u.end()
 	strict := t.name != "" && t.port == 443
-	send := func() bool {
-		first, err := g.first(c, t)
-		if err == nil && len(first) == 0 && strict {
+	g.relay(c, u, strict, func() ([]byte, error) {
+		b, err := g.first(c, t)
+		if err == nil && len(b) == 0 && strict {
 			err = io.ErrUnexpectedEOF
 		}
+		return b, err
+	})
+}
+
+// relay carries bytes both ways until both sides have ended. first returns what the
+// client sends before anything else of it is carried; with strict, before the outside
+// is heard. It owns u.
+func (g *Gateway) relay(c *client, u *upstream, strict bool, first func() ([]byte, error)) {
+	defer u.end()
+	send := func() bool {
+		b, err := first()
 		if err == nil {
 			var n int
-			n, err = u.Write(first)
+			n, err = u.Write(b)
 			u.out += int64(n)
 			c.room.free()
 		}
 		if err != nil {
 			u.stopped.Store(true)
 			u.Close()
-			g.stop(c, err)
+			if err != errLook {
+				g.stop(c, err)
+			}
 		}
 		return err == nil
 	}
@@ -146,7 +163,14 @@ func (g *Gateway) stop(c *client, err error) {
 // headTime. A program that sends nothing but waits for the other side is served, since
 // the way back is open (but on port 443).
 func (g *Gateway) first(c *client, t target) ([]byte, error) {
-	timed := t.name != "" && t.port == 443
+	got, _, err := g.begin(c, t, false, t.name != "" && t.port == 443)
+	return got, err
+}
+
+// begin is first, and says what it is that begins. With look, that has to be known:
+// HTTP is told from other things, and TLS has a server name. With timed, the first byte
+// has no more time than the rest.
+func (g *Gateway) begin(c *client, t target, look, timed bool) ([]byte, beginning, error) {
 	if timed {
 		_ = c.tcp.SetReadDeadline(time.Now().Add(headTime))
 	}
@@ -155,26 +179,35 @@ func (g *Gateway) first(c *client, t target) ([]byte, error) {
 	for {
 		n, err := c.r.Read(buf)
 		got = append(got, buf[:n]...)
-		if len(got) > smallHead && t.name != "" && !c.room.take() {
-			return nil, g.refuse(c, t, tooMany, errNoRoom.Error())
+		if len(got) > smallHead && (look || t.name != "") && !c.room.take() {
+			return nil, other, g.refuse(c, t, tooMany, errNoRoom.Error())
 		}
+		wanted := "ClientHello"
 		if len(got) > 0 {
-			if t.name == "" {
-				return g.rest(c, got), nil
+			if t.name == "" && !look {
+				return g.rest(c, got), other, nil
 			}
 			h, bad := parseHello(got)
+			if bad == errNotTLS && look {
+				switch what := beginsAs(got); what {
+				case unclear:
+					bad, wanted = errShort, "first line"
+				default:
+					return g.rest(c, got), what, nil
+				}
+			}
 			switch {
 			case bad == nil:
-				if err := g.checkHello(c, t, h); err != nil {
-					return nil, err
+				if err := g.checkHello(c, t, h, look); err != nil {
+					return nil, tlsHello, err
 				}
-				return g.rest(c, got), nil
+				return g.rest(c, got), tlsHello, nil
 			case bad == errNotTLS && t.port == 443:
-				return nil, g.refuse(c, t, badRequest, "port 443 carries only TLS, so that the name in it can be compared")
+				return nil, other, g.refuse(c, t, badRequest, "port 443 carries only TLS, so that the name in it can be compared")
 			case bad == errNotTLS:
-				return g.rest(c, got), nil
+				return g.rest(c, got), other, nil
 			case bad != errShort:
-				return nil, g.refuse(c, t, badRequest, bad.Error())
+				return nil, tlsHello, g.refuse(c, t, badRequest, bad.Error())
 			case !timed:
 				timed = true
 				_ = c.tcp.SetReadDeadline(time.Now().Add(headTime))
@@ -184,13 +217,13 @@ func (g *Gateway) first(c *client, t target) ([]byte, error) {
 		switch {
 		case err == nil:
 		case err == io.EOF && len(got) == 0:
-			return nil, nil
+			return nil, other, nil
 		case err == io.EOF:
-			return nil, g.refuse(c, t, badRequest, "a ClientHello that does not end")
+			return nil, other, g.refuse(c, t, badRequest, "a "+wanted+" that does not end")
 		case errors.As(err, &timeout) && timeout.Timeout():
-			return nil, g.refuse(c, t, badRequest, fmt.Sprintf("no whole ClientHello within %v", headTime))
+			return nil, other, g.refuse(c, t, badRequest, fmt.Sprintf("no whole %s within %v", wanted, headTime))
 		default:
-			return nil, err
+			return nil, other, err
 		}
 	}
 }
@@ -204,12 +237,13 @@ func (g *Gateway) rest(c *client, got []byte) []byte {
 	return got
 }
 
-// checkHello: the name in TLS is the name that was decided on.
-func (g *Gateway) checkHello(c *client, t target, h hello) error {
-	if h.serverName == "" {
-		if t.port == 443 {
-			return g.refuse(c, t, decide.Mismatch, "TLS without a server name (SNI), so that there is nothing to compare")
-		}
+// checkHello: the name in TLS is the name that was decided on. An address is named by
+// no server name at all (RFC 6066, 3); that matters only where TLS is opened.
+func (g *Gateway) checkHello(c *client, t target, h hello, look bool) error {
+	switch {
+	case h.serverName == "" && t.name != "" && (look || t.port == 443):
+		return g.refuse(c, t, decide.Mismatch, "TLS without a server name (SNI), so that there is nothing to compare")
+	case h.serverName == "":
 		return nil
 	}
 	if name, err := decide.Canonical(h.serverName); err != nil || name != t.name {
