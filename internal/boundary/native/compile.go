@@ -7,6 +7,7 @@ package native
 import (
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -170,7 +171,7 @@ func whole(p *plan.Plan) error {
 		list = append(list, v.Name, v.Value)
 	}
 	for _, m := range p.Mounts {
-		list = append(list, m.Source, m.Target, m.Content)
+		list = append(list, m.Source, m.Target) // not Content, which has a length
 	}
 	for _, s := range list {
 		if strings.ContainsRune(s, 0) {
@@ -279,7 +280,7 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 			t.add(mount.Attach("attach", call.Root, call.Tree, m.Target)...)
 			seal = append(seal, m.Target)
 		case plan.File:
-			t.add(mount.From("mount a file on", call.Masks, fileName(m.Target), call.Root, m.Target, mount.ReadOnly|mount.NoSUID|mount.NoDev|mount.NoExec)...)
+			t.add(mount.From("mount a file on", call.Masks, fileName(m), call.Root, m.Target, mount.ReadOnly|mount.NoSUID|mount.NoDev|mount.NoExec)...)
 		case plan.Mask:
 			t.mask(m)
 		case plan.Proc:
@@ -360,18 +361,23 @@ func (t *tree) nearest(target string) (plan.Mount, bool) {
 // tmpfs for all writable ones, so that one size holds for all of them.
 func (t *tree) stage(p *plan.Plan) {
 	t.dir(staging)
-	t.add(mount.Tmpfs("staging", 1<<16, 16, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Masks)...)
+	size, inodes := int64(1<<16), int64(16)
+	content := map[string]string{} // by name in staging
+	for _, m := range p.Mounts {
+		if name := fileName(m); m.Kind == plan.File && content[name] == "" {
+			content[name] = m.Content
+			size, inodes = size+int64(len(m.Content))+1<<14, inodes+1
+		}
+	}
+	t.add(mount.Tmpfs("staging", size, inodes, 0o755, mount.NoSUID|mount.NoDev|mount.NoExec, call.Masks)...)
 	t.add(mount.Attach("attach", call.Root, call.Masks, staging)...)
 	t.add(mount.File(call.Masks, "file", 0), mount.Chmod(call.Masks, "file", 0))
 	t.add(mount.Dir(call.Masks, "dir", 0), mount.Chmod(call.Masks, "dir", 0))
 
-	for _, m := range p.Mounts {
-		if m.Kind == plan.File {
-			name := fileName(m.Target)
-			t.add(mount.File(call.Masks, name, 0o600))
-			t.add(call.Write("mounts", call.Masks, name, m.Content)...)
-			t.add(mount.Chmod(call.Masks, name, 0o444))
-		}
+	for _, name := range slices.Sorted(maps.Keys(content)) {
+		t.add(mount.File(call.Masks, name, 0o600))
+		t.add(call.Write("mounts", call.Masks, name, content[name])...)
+		t.add(mount.Chmod(call.Masks, name, 0o444))
 	}
 	masks := slices.ContainsFunc(p.Mounts, func(m plan.Mount) bool { return m.Kind == plan.Mask })
 	if t.fuse = masks && p.FuseMasks; t.fuse {
@@ -381,7 +387,7 @@ func (t *tree) stage(p *plan.Plan) {
 		t.add(mount.Attach("attach", call.Root, call.FuseFS, staging+"/fuse")...)
 	}
 
-	var size, inodes int64
+	size, inodes = 0, 0
 	for _, m := range p.Mounts {
 		if m.Kind == plan.Tmpfs && m.Write {
 			size, inodes = max(size, m.Size), max(inodes, m.Inodes)
@@ -409,7 +415,13 @@ func fuseOptions(p *plan.Plan) []mount.Option {
 	return out
 }
 
-func fileName(target string) string { return "file" + strings.ReplaceAll(target, "/", "-") }
+// fileName is where in staging a File is. What holds the same is one file.
+func fileName(m plan.Mount) string {
+	if m.Holds != "" {
+		return string(m.Holds)
+	}
+	return "file" + strings.ReplaceAll(m.Target, "/", "-")
+}
 
 func scratchName(target string) string {
 	return strings.ReplaceAll(strings.Trim(target, "/"), "/", "-")

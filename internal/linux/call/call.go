@@ -204,6 +204,6 @@ const (
 func Write(stage string, dirfd int, path, text string) []Call {
 	return []Call{
 		New(stage, "open", unix.SYS_OPENAT, dirfd, path, unix.O_WRONLY|unix.O_CLOEXEC).On(path).Into(Socket),
-		New(stage, "write", unix.SYS_WRITE, Socket, text, len(text)).On(path).Wanting(uintptr(len(text))),
+		New(stage, "write", unix.SYS_WRITE, Socket, []byte(text), len(text)).On(path).Wanting(uintptr(len(text))),
 	}
 }
