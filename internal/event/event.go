@@ -29,7 +29,8 @@ type Event struct {
 	Rule   string `json:"rule,omitempty"`
 	Origin string `json:"origin,omitempty"`
 	Reason string `json:"reason,omitempty"`
-	// To is where a set-aside name was moved.
+	// To is where a set-aside name was moved, where a connection really went, or what a
+	// request was: "GET /path".
 	To string `json:"to,omitempty"`
 	// Count is how many like events in a row this one stands for; 0 means 1.
 	Count int `json:"count,omitempty"`
@@ -49,7 +50,7 @@ const (
 	Denied   Kind = "denied"    // something was refused
 	SetAside Kind = "set-aside" // a guarded name appeared and was moved away
 	LimitHit Kind = "limit"     // a ceiling was reached
-	Network  Kind = "network"   // a connection to the outside was opened, ended, or failed
+	Network  Kind = "network"   // a connection to the outside was opened, ended, or failed; a request was let through
 	Ask      Kind = "ask"       // something waits for a person's answer
 	Answer   Kind = "answer"    // a person has answered: Action is what, PID and Detail who
 	Notice   Kind = "notice"    // told to the person, nothing refused

@@ -123,7 +123,7 @@ func TestLinksOfSecretsAreFollowed(t *testing.T) {
 		{Access: policy.DenyRead, Pattern: workspace + "/**/.env", Glob: true}, {Access: policy.DenyRead, Pattern: workspace + "/**/*.key", Glob: true},
 		{Access: policy.AllowRead, Pattern: workspace + "/**/.env.example", Glob: true},
 	}}
-	f, err := gather(place{workspace: workspace, dir: workspace}, eff)
+	f, err := gather(place{workspace: workspace, dir: workspace}, eff, Caller{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -191,7 +191,7 @@ func TestGitConfigIsFollowed(t *testing.T) {
 		}
 	}
 	eff := &policy.Effective{Guards: []policy.GuardRule{{Pattern: "**/.git/config"}}}
-	f, err := gather(place{workspace: ws, dir: ws}, eff)
+	f, err := gather(place{workspace: ws, dir: ws}, eff, Caller{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +238,7 @@ func TestGitConfigThatIsNotUnderstood(t *testing.T) {
 				want = os.Getuid() != 0
 			}
 			eff := &policy.Effective{Guards: []policy.GuardRule{{Pattern: "**/.git/config"}}}
-			if _, err := gather(place{workspace: ws, dir: ws}, eff); err != nil {
+			if _, err := gather(place{workspace: ws, dir: ws}, eff, Caller{}); err != nil {
 				t.Fatal(err)
 			}
 			if told := len(eff.Warnings) == 1 && strings.HasPrefix(eff.Warnings[0].Text, file+": "); told != want {

@@ -211,7 +211,7 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	if err != nil {
 		return nil, err
 	}
-	facts, err := gather(at, eff)
+	facts, err := gather(at, eff, c)
 	if err != nil {
 		return nil, err
 	}

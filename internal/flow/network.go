@@ -56,7 +56,8 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 	if err != nil {
 		return err // compile has made them of the same
 	}
-	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network}
+	r.rules = rules
+	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection}
 	if r.openBoard(); r.board != nil {
 		config.Ask = r.ask
 	}
@@ -77,11 +78,17 @@ func (r *run) closeGateway() {
 }
 
 // network records what the gateway has decided and carried. An allowed question for
-// a name is no event: nothing leaves the machine for it.
+// a name, or a connection, is no event: nothing leaves the machine for it yet.
 func (r *run) network(f gateway.Fact) error {
 	e := event.Event{Subject: destination(f.Name, f.Dest, f.Port), Detail: "by " + f.Via}
 	if rule, ok := r.plan.Rule(f.Verdict.Rule); ok {
 		e.Rule, e.Origin = rule.Text, Place(rule.Origin)
+	}
+	if f.Method != "" {
+		e.To = f.Method + " " + f.Path // not in Detail: requests for two paths are not the same again
+		if f.Verdict.Act != "" {
+			e.Detail += " (" + f.Verdict.Act + ")"
+		}
 	}
 	switch {
 	case f.Kind == gateway.Decided && f.Verdict.Ask:
@@ -90,15 +97,24 @@ func (r *run) network(f gateway.Fact) error {
 		e.Kind, e.Action, e.Access, e.Reason = event.Denied, "connect", "network", f.Verdict.Reason
 		switch f.Verdict.Code {
 		case decide.NotAllowed, gateway.Unanswered, gateway.Declined:
-			e.Access = "connect" // a rule would open it
+			// A rule for the host would open it, unless the host is open and the
+			// request is not one of those that may be made.
+			if f.Method == "" || !r.rules.Connect(f.Name, f.Port).Allow {
+				e.Access = "connect"
+			}
 		}
-		if f.Port == 0 {
+		switch {
+		case f.Method != "":
+			e.Action = "request"
+		case f.Port == 0:
 			e.Action = "resolve"
 		}
+	case f.Kind == gateway.Decided && f.Method != "":
+		e.Kind, e.Action = event.Network, "request"
 	case f.Kind == gateway.Opened:
 		e.Kind, e.Action, e.To = event.Network, "open", f.Actual.String()
 	case f.Kind == gateway.Ended && f.Actual.IsValid():
-		e.Kind, e.Action, e.To = event.Network, "close", f.Actual.String()
+		e.Kind, e.Action, e.To, e.Reason = event.Network, "close", f.Actual.String(), f.Err
 		e.Detail = fmt.Sprintf("%d bytes out, %d in", f.BytesOut, f.BytesIn)
 	case f.Kind == gateway.Ended:
 		e.Kind, e.Action, e.Reason = event.Network, "fail", f.Err

@@ -55,7 +55,7 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	if p.policy, err = loadFrom(p.source, p.state); err != nil {
 		return nil, err
 	}
-	if p.facts, err = gather(place, p.policy); err != nil {
+	if p.facts, err = gather(place, p.policy, c); err != nil {
 		return nil, err
 	}
 	if needsGroup(p.policy, p.facts.UID) {
@@ -290,7 +290,7 @@ func toolsOn(path string) []string {
 }
 
 // gather looks at what the policy names, and at nothing else.
-func gather(p place, eff *policy.Effective) (host.Facts, error) {
+func gather(p place, eff *policy.Effective, c Caller) (host.Facts, error) {
 	f := p.facts
 	var literal, patterns []string
 	for _, r := range eff.Paths {
@@ -311,6 +311,9 @@ func gather(p place, eff *policy.Effective) (host.Facts, error) {
 		}
 	}
 	literal = append(literal, compile.ResolverFiles...)
+	if needsGateway(eff, &f) || len(eff.Asked) > 0 { // their registries are allowed later
+		literal = slices.Concat(literal, compile.RootFiles, compile.JavaRootFiles, javaRoots(c))
+	}
 	for _, g := range eff.Guards {
 		patterns = append(patterns, g.Pattern)
 	}

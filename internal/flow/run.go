@@ -22,6 +22,7 @@ import (
 	"cofferdam/internal/boundary/native"
 	"cofferdam/internal/event"
 	"cofferdam/internal/gateway"
+	"cofferdam/internal/gateway/decide"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/policy"
@@ -74,13 +75,17 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, err
 	}
 
+	inspect, started, err := inspection(p.plan, c.Environ, time.Now())
+	if err != nil {
+		return 0, err
+	}
 	if err := makeHome(p); err != nil {
 		return 0, err
 	}
 
 	// The session's folder and the record of what is guarded are made while
 	// the boundary goes up; the command waits for them.
-	r := &run{prepared: p, options: o, caller: c, store: store, recorder: &recorder{}, bell: make(chan struct{}, 1), attended: make(chan struct{})}
+	r := &run{prepared: p, inspection: inspect, options: o, caller: c, store: store, recorder: &recorder{}, bell: make(chan struct{}, 1), attended: make(chan struct{})}
 	defer r.close()
 	// From here on something has to be put in order before we may end: a
 	// signal waits until somebody can see to that.
@@ -106,7 +111,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	}
 	streams.Gateway = r.serveNetwork
 	starting, stopWaiting := supervise.Interruptible(ctx)
-	running, err := b.Start(starting, p.plan, streams, r.denied)
+	running, err := b.Start(starting, started, streams, r.denied)
 	stopWaiting()
 	if err != nil {
 		<-opened
@@ -183,6 +188,9 @@ type run struct {
 	alerted  atomic.Int64  // when the person was last told of a question
 	// ownTerminal: the command has one, so ours is not for us to write on.
 	ownTerminal bool
+	rules       *decide.Rules // of the gateway
+	// inspection is nil if no rule needs TLS opened.
+	inspection *gateway.Inspection
 	// unswept: something may be left in the workspace. The session stays open then,
 	// so that the next start sweeps again, and does not take it for the person's own.
 	unswept bool

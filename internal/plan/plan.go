@@ -72,6 +72,16 @@ const (
 	Home MountKind = "home"
 )
 
+// Holds names the contents of files that tell programs inside whom to trust. The plan
+// is made before there is a session, and so an authority.
+type Holds string
+
+const (
+	HoldsAuthority Holds = "session-authority" // PEM: the session's certificate, and extra roots
+	HoldsRoots     Holds = "roots"             // PEM: these, and all roots of the machine
+	HoldsJavaRoots Holds = "java-roots"        // the same as a Java key store
+)
+
 // Mount is one entry of the file tree inside. Entries are in order: a parent
 // comes before what lies in it.
 type Mount struct {
@@ -79,6 +89,8 @@ type Mount struct {
 	Target  string    `json:"target"` // absolute and clean, as seen inside
 	Source  string    `json:"source,omitempty"`
 	Content string    `json:"content,omitempty"` // of a File
+	// Holds names what a File has in it that exists only when the run begins.
+	Holds Holds `json:"holds,omitempty"`
 	// Write is whether the inside may write through this mount.
 	Write bool `json:"write,omitempty"`
 	// Directory says whether a bind or mask is a directory.
@@ -149,6 +161,9 @@ type Network struct {
 	// Inspect: TLS is opened for some rule, so programs inside have to trust the
 	// session's authority.
 	Inspect bool `json:"inspect,omitempty"`
+	// Roots are files or directories of certificates that programs inside were told to
+	// trust; they go on to trust these.
+	Roots []string `json:"roots,omitempty"`
 }
 
 // NetRule is one rule of the gateway. A name denied denies its subdomains; deny

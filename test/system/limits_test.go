@@ -99,9 +99,10 @@ func TestEnvironment(t *testing.T) {
 			t.Errorf("the control is not there: %q, %q", r.out, r.err)
 		}
 		allowed := map[string]bool{}
-		// With registries, their proxy and where the tools find them.
+		// With registries, their proxy and where the tools find them, and whom to trust.
 		for _, name := range strings.Fields("COFFERDAM HOME LANG LOGNAME PATH PWD SHELL TERM TMPDIR USER OLDPWD _ SHLVL " +
-			"ALL_PROXY HTTPS_PROXY HTTP_PROXY NO_PROXY all_proxy http_proxy https_proxy no_proxy GOPROXY GOSUMDB") {
+			"ALL_PROXY HTTPS_PROXY HTTP_PROXY NO_PROXY all_proxy http_proxy https_proxy no_proxy GOPROXY GOSUMDB " +
+			"SSL_CERT_FILE NODE_EXTRA_CA_CERTS DENO_CERT REQUESTS_CA_BUNDLE PIP_CERT CURL_CA_BUNDLE GIT_SSL_CAINFO CARGO_HTTP_CAINFO AWS_CA_BUNDLE") {
 			allowed[name] = true
 		}
 		for _, line := range strings.Split(strings.TrimSpace(r.out), "\n") {

@@ -1,6 +1,7 @@
 package system
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"os/exec"
@@ -23,6 +24,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 1 && os.Args[1] == rigged {
 		os.Exit(rig(os.Args[2:]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == fetch {
+		os.Exit(fetchURL(os.Args[2]))
+	}
 	os.Exit(runTests(m))
 }
 
@@ -41,6 +45,11 @@ func runTests(m *testing.M) int {
 		}
 		if err == nil {
 			err = os.Setenv(binaryVariable, binary)
+		}
+		if err == nil {
+			var back func()
+			back, err = lendPage(dir)
+			defer back()
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -84,4 +93,28 @@ func build(file string) error {
 		return fmt.Errorf("build the program under test: %v\n%s", err, out)
 	}
 	return nil
+}
+
+// lendPage copies docs/conformance.md to where the user of the tests can write it, and
+// returns what brings it back if it was changed.
+func lendPage(dir string) (back func(), err error) {
+	const page = "../../docs/conformance.md"
+	before, err := os.ReadFile(page)
+	if err != nil && !os.IsNotExist(err) {
+		return func() {}, err
+	}
+	lent := filepath.Join(dir, "conformance.md")
+	if err := os.WriteFile(lent, before, 0o666); err != nil {
+		return func() {}, err
+	}
+	if err := os.Chmod(lent, 0o666); err != nil {
+		return func() {}, err
+	}
+	return func() {
+		if after, err := os.ReadFile(lent); err == nil && !bytes.Equal(after, before) {
+			if err := os.WriteFile(page, after, 0o644); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+			}
+		}
+	}, os.Setenv(conformanceVariable, lent)
 }

@@ -57,7 +57,9 @@ func (o *outside) took() []string {
 	return s
 }
 
-func newOutside(t *testing.T, s *site) *outside {
+// newOutside starts the servers; more are handlers that are asked first whether they
+// answer a request.
+func newOutside(t *testing.T, s *site, more ...func(http.ResponseWriter, *http.Request) bool) *outside {
 	t.Helper()
 	o := &outside{ca: filepath.Join(s.workspace, "ca.crt")}
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -66,6 +68,11 @@ func newOutside(t *testing.T, s *site) *outside {
 			host = r.Host
 		}
 		o.note(r.Method + " " + host + " " + r.URL.Path)
+		for _, answers := range more {
+			if answers(w, r) {
+				return
+			}
+		}
 		if dir := filepath.Join(s.home, "served"); strings.HasPrefix(r.URL.Path, "/repo.git/") {
 			http.FileServer(http.Dir(dir)).ServeHTTP(w, r)
 			return
@@ -130,11 +137,15 @@ func (o *outside) try(t *testing.T, s *site, line string, flags ...string) resul
 }
 
 // allow are the flags that open the good name, and the addresses that it stands for
-// here, which are of the loopback and need a rule of their own.
+// here, which are of the loopback and need a rule of their own. TLS is carried as it is.
 func (o *outside) allow() []string {
 	var flags []string
 	for _, port := range []int{o.http, o.tls, o.raw} {
-		flags = append(flags, "--allow-domain", fmt.Sprintf("%s:%d", goodName, port), "--allow-cidr", fmt.Sprintf("127.0.0.1/32:%d", port))
+		open := "--allow-domain"
+		if port == o.tls {
+			open = "--tunnel-domain"
+		}
+		flags = append(flags, open, fmt.Sprintf("%s:%d", goodName, port), "--allow-cidr", fmt.Sprintf("127.0.0.1/32:%d", port))
 	}
 	return flags
 }
@@ -147,7 +158,7 @@ var clients = map[string]struct{ program, line string }{
 print(u.urlopen(os.environ["URL"], timeout=10, context=ssl.create_default_context(cafile="ca.crt")).read().decode())'`},
 	"node": {"node", `NODE_EXTRA_CA_CERTS=$PWD/ca.crt node -e 'fetch(process.env.URL).then(r => r.text()).then(t => console.log(t), e => { console.error(e.cause || e); process.exit(1) })'`},
 	"bash": {"bash", `bash -c 'u=${URL#*://}; exec 3<>/dev/tcp/${u%%:*}/${u##*:}; printf "GET / HTTP/1.1\r\nHost: $u\r\nConnection: close\r\n\r\n" >&3; cat <&3' | grep -a served`},
-	"git":  {"git", `git -c http.sslCAInfo=$PWD/ca.crt clone -q "$URL/repo.git" cloned && cat cloned/file; s=$?; rm -rf cloned; exit $s`},
+	"git":  {"git", `GIT_SSL_CAINFO=$PWD/ca.crt git clone -q "$URL/repo.git" cloned && cat cloned/file; s=$?; rm -rf cloned; exit $s`},
 }
 
 // Programs reach the names that are allowed, and no other, whether they know a proxy

@@ -82,6 +82,7 @@ func Plan(in Input) (*plan.Plan, error) {
 	c.network() // first: the environment says where its proxies are
 	c.resolver()
 	c.environment()
+	c.trust() // after it: it knows what programs were told to trust
 	c.limits()
 	if err := c.program(); err != nil {
 		return nil, err

@@ -14,23 +14,15 @@ import (
 	"cofferdam/internal/policy"
 )
 
-// inspects says whether the gateway opens TLS and asks about each request. It does not
-// yet, so a rule that needs it stops the run (needsLook), and what is allowed whole is
-// carried as a tunnel.
-const inspects = false
-
-// needsLook says whether a rule means nothing if nobody looks into connections.
-func needsLook(r policy.NetRule) bool { return r.Only != nil || r.TLS == "inspect" }
-
 // netRules makes the gateway's rules of those of the policy, as they are meant, whatever
 // the machine and the gateway can do; ids are theirs in the plan.
-func (c *compiler) netRules() (out []plan.NetRule, from []policy.NetRule) {
-	add := func(r policy.NetRule, n plan.NetRule, err error) {
+func (c *compiler) netRules() (out []plan.NetRule) {
+	add := func(n plan.NetRule, err error) {
 		if err == nil {
 			_, err = decide.Compile([]plan.NetRule{n})
 		}
 		if err == nil {
-			out, from = append(out, n), append(from, r)
+			out = append(out, n)
 			return
 		}
 		// The reader of policies refuses these. A denial that can't be carried out
@@ -43,37 +35,30 @@ func (c *compiler) netRules() (out []plan.NetRule, from []policy.NetRule) {
 	}
 	for _, r := range slices.Concat(c.in.Policy.Net, c.registries()) {
 		n, err := netRule(r, c.rule(r.Text(), r.Origin, plan.Enforced, "gateway", ""))
-		add(r, n, err)
+		add(n, err)
 	}
 	if u := c.in.Policy.Unlisted; u.Value == policy.Ask {
 		id := c.rule("unlisted ask", u.Origin, plan.Enforced, "gateway", "")
-		add(policy.NetRule{Key: "unlisted", Value: u.Value, Effect: policy.Ask}, plan.NetRule{Ask: true, Name: "*", Rule: id}, nil)
+		add(plan.NetRule{Ask: true, Name: "*", Rule: id}, nil)
 	}
-	return out, from
+	return out
 }
 
 // network gives the gateway what it can carry out of the policy's rules, and returns
 // them all as they are meant. There is a gateway if there is something to allow and
 // connections can be brought to it; else nothing outside can be reached at all.
 func (c *compiler) network() []plan.NetRule {
-	meant, from := c.netRules()
+	meant := c.netRules()
 	out := []plan.NetRule{}
 	allows := slices.ContainsFunc(meant, func(n plan.NetRule) bool { return n.Allow || n.Ask && c.nobody() == "" })
-	for i, n := range meant {
-		st := &c.p.Rules[n.Rule-1]
-		why := c.nobody()
-		switch {
-		case n.Ask && why != "":
+	for _, n := range meant {
+		if why := c.nobody(); n.Ask && why != "" {
+			st := &c.p.Rules[n.Rule-1]
 			st.Status, st.Note = plan.Impossible, why
-		case needsLook(from[i]) && !inspects && allows:
-			st.Status, st.Note = plan.Impossible, "nobody looks into connections yet"
-			c.p.Gaps = append(c.p.Gaps, plan.Gap{Required: true, Missing: "inspection for " + st.Text,
-				Because: "it speaks of single requests, and the gateway can't look into connections yet", Remedy: "take it out, or choose by host and port alone", Rule: n.Rule})
-		default:
-			n.Tunnel = n.Tunnel || n.Allow && !inspects
-			c.p.Network.Inspect = c.p.Network.Inspect || inspects && (n.Allow || n.Ask) && !n.Tunnel
-			out = append(out, n)
+			continue
 		}
+		c.p.Network.Inspect = c.p.Network.Inspect || (n.Allow || n.Ask) && !n.Tunnel
+		out = append(out, n)
 	}
 	c.contradiction(out)
 	why := c.noGateway()

@@ -2,6 +2,7 @@ package compile
 
 import (
 	"encoding/json"
+	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -46,7 +47,6 @@ func TestNetwork(t *testing.T) {
 		if !ok || st.Status != plan.Enforced || st.Mechanism != "gateway" || st.Origin.Layer != "user" {
 			t.Errorf("%+v is %+v", n, st)
 		}
-		want[i].Tunnel = want[i].Allow && !inspects
 		if n.Rule = 0; n != want[i] {
 			t.Errorf("%+v, want %+v", n, want[i])
 		}
@@ -85,35 +85,78 @@ func TestNetwork(t *testing.T) {
 	}
 }
 
-// Until connections are looked into, a rule that needs it stops the run, and so no rule
-// is taken and not carried out; what is allowed whole goes on as it did.
-func TestRulesThatNeedALook(t *testing.T) {
-	for rule, gap := range map[string]bool{
-		`{"host": "a.test"}`: false, `{"host": "a.test", "tls": "tunnel"}`: false, `{"host": "a.test", "effect": "deny"}`: false, `{"host": "a.test", "effect": "ask"}`: false,
-		`{"host": "a.test", "tls": "inspect"}`: true, `{"host": "a.test", "methods": ["GET"]}`: true, `{"host": "a.test", "paths": ["/a"]}`: true,
-		`{"host": "a.test", "git": ["push"], "refs": ["refs/heads/agent/*"]}`: true, `{"host": "*", "effect": "deny", "packages": ["publish"]}`: true, `{"host": "a.test", "uploads": ["gist"]}`: true,
+// TLS is opened for what a rule allows that is no tunnel, and for nothing else.
+func TestInspect(t *testing.T) {
+	for rules, want := range map[string]bool{
+		`"allowedDomains": ["a.test"]`: true, `"tunnelDomains": ["a.test"]`: false, `"rules": [{"host": "a.test", "tls": "tunnel"}]`: false, `"rules": [{"host": "a.test", "tls": "inspect"}]`: true,
+		`"rules": [{"host": "a.test", "methods": ["GET"]}]`: true, `"tunnelDomains": ["b.test"], "rules": [{"host": "a.test", "git": ["push"], "refs": ["refs/heads/agent/*"]}]`: true,
+		`"deniedDomains": ["a.test"], "tunnelDomains": ["b.test"]`: false,
 	} {
-		in := networked(t, `{"network": {"allowedDomains": ["example.org"], "rules": [`+rule+`]}}`, host.Yes)
+		in := networked(t, `{"network": {`+rules+`}}`, host.Yes)
 		p := mustPlan(t, in)
 		accounted(t, in, p)
-		if inspects {
-			gap = false
-		}
-		if (len(p.RequiredGaps()) > 0) != gap {
-			t.Errorf("%s: %+v", rule, p.Gaps)
-		}
 		r, err := decide.Compile(p.Network.Rules)
-		if err != nil {
-			t.Fatal(err)
+		if err != nil || len(p.RequiredGaps()) > 0 {
+			t.Fatal(err, p.Gaps)
 		}
-		if v := r.Connect("example.org", 443); !v.Allow || v.Look != inspects || p.Network.Inspect != inspects {
-			t.Errorf("%s: %+v", rule, v)
+		if v := r.Connect("a.test", 443); p.Network.Inspect != want || v.Allow && v.Look != want {
+			t.Errorf("%s: %v, %+v", rules, p.Network.Inspect, v)
 		}
-		// With nothing allowed nothing is open that would have to be looked into.
-		if in := networked(t, `{"network": {"rules": [`+rule+`]}}`, host.Yes); strings.Contains(rule, "deny") && len(mustPlan(t, in).RequiredGaps()) > 0 {
-			t.Errorf("%s alone is refused", rule)
+		trusts := slices.ContainsFunc(p.Mounts, func(m plan.Mount) bool { return m.Holds != "" })
+		told := slices.ContainsFunc(p.Environment, func(v plan.EnvVar) bool { return v.Name == "SSL_CERT_FILE" })
+		if trusts != want || told != want {
+			t.Errorf("%s: mounts %v, variables %v", rules, trusts, told)
 		}
 	}
+	if p := mustPlan(t, networked(t, `{"network": {"allowedDomains": ["a.test"]}}`, host.No)); p.Network.Inspect {
+		t.Error("TLS is opened where nothing can be reached")
+	}
+}
+
+// The lists of roots that programs inside read are covered, each once, and nothing else;
+// what programs were told to trust stays trusted.
+func TestTrust(t *testing.T) {
+	in := networked(t, `{"network": {"allowedDomains": ["a.test"]}, "environment": {"allow": ["REQUESTS_CA_BUNDLE"], "set": {"PIP_CERT": "/corp.pem", "GIT_SSL_CAINFO": ""}, "deny": ["AWS_CA_BUNDLE"]}}`, host.Yes, "REQUESTS_CA_BUNDLE=/mine.pem")
+	const debian, java = "/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/java/cacerts"
+	file := func(real string) host.Path {
+		return host.Path{Kind: host.KindFile, Real: real, RealKind: host.KindFile}
+	}
+	link := func(real string) host.Path {
+		return host.Path{Kind: host.KindSymlink, Real: real, RealKind: host.KindFile}
+	}
+	in.Facts.Paths[debian], in.Facts.Paths["/etc/ssl/cert.pem"] = file(debian), link(debian)
+	in.Facts.Paths[java], in.Facts.Paths["/usr/lib/jvm/a/lib/security/cacerts"], in.Facts.Paths["/usr/lib/jvm/b/lib/security/cacerts"] = file(java), link(java), file("/usr/lib/jvm/b/lib/security/cacerts")
+	in.Facts.Paths["/root/lib/security/cacerts"] = file("/root/lib/security/cacerts") // can't be read inside
+	p := mustPlan(t, in)
+	got := map[string]plan.Holds{}
+	for _, m := range p.Mounts {
+		if m.Holds != "" {
+			if got[m.Target] != "" || m.Kind != plan.File || m.Content != "" || m.Write || m.Create != strings.HasPrefix(m.Target, "/.cofferdam/") {
+				t.Errorf("%+v", m)
+			}
+			got[m.Target] = m.Holds
+		}
+	}
+	want := map[string]plan.Holds{debian: plan.HoldsRoots, java: plan.HoldsJavaRoots, "/usr/lib/jvm/b/lib/security/cacerts": plan.HoldsJavaRoots, "/.cofferdam/roots.pem": plan.HoldsRoots, "/.cofferdam/session.pem": plan.HoldsAuthority}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+	vars := map[string]string{}
+	for _, v := range p.Environment {
+		vars[v.Name] = v.Value
+	}
+	for name, file := range trustVariables() {
+		if name == "AWS_CA_BUNDLE" {
+			file = ""
+		}
+		if vars[name] != file {
+			t.Errorf("%s is %q, want %q", name, vars[name], file)
+		}
+	}
+	if !slices.Equal(p.Network.Roots, []string{"/corp.pem", "/mine.pem"}) {
+		t.Errorf("roots %v", p.Network.Roots)
+	}
+	accounted(t, in, p)
 }
 
 // Unattended, what would be asked is denied, and told.
@@ -149,7 +192,7 @@ func TestContradiction(t *testing.T) {
 	in := networked(t, `{"network": {"tunnelDomains": ["a.test"],
 		"rules": [{"host": "*.test", "effect": "deny", "methods": ["PUT"]}]}}`, host.Yes)
 	c := &compiler{in: in, p: &plan.Plan{}}
-	meant, _ := c.netRules()
+	meant := c.netRules()
 	c.contradiction(meant)
 	if len(c.p.Gaps) != 1 || !c.p.Gaps[0].Required {
 		t.Fatalf("%+v", c.p.Gaps)
@@ -307,9 +350,8 @@ func TestExplainRequest(t *testing.T) {
 			t.Errorf("%s: %+v", c.subject, e)
 		}
 	}
-	// Until requests are looked at, a run with such a rule does not start.
 	e, err := Explain(in.Policy, in.Facts, in.Workspace, "request", "POST https://free.test/x.git/git-receive-pack")
-	if err != nil || e.Allowed != inspects || !inspects && !strings.Contains(e.Text, "no run starts with this rule") || e.Rule != "rules free.test allow, git push" || e.Origin.Line != 8 {
+	if err != nil || !e.Allowed || e.Rule != "rules free.test allow, git push" || e.Origin.Line != 8 {
 		t.Errorf("%+v, %v", e, err)
 	}
 	e, err = Explain(in.Policy, in.Facts, in.Workspace, "connect", "asked.test:443")

@@ -25,7 +25,7 @@ func TestNetworkPage(t *testing.T) {
 		if b[1] == "jsonc" {
 			examples++
 			c := &compiler{in: networked(t, b[2], host.Yes), p: &plan.Plan{}}
-			meant, _ := c.netRules()
+			meant := c.netRules()
 			if rules, err = decide.Compile(meant); err != nil || len(c.p.Gaps) > 0 {
 				t.Fatalf("%s: %v, %+v", b[2], err, c.p.Gaps)
 			}

@@ -73,6 +73,19 @@ func (c *compiler) environment() {
 			vars[name] = variable{value, 0}
 		}
 	}
+	if c.p.Network.Inspect {
+		for _, name := range slices.Sorted(maps.Keys(trustVariables())) {
+			v, given := vars[name]
+			if given && v.value != "" {
+				c.p.Network.Roots = append(c.p.Network.Roots, v.value)
+			}
+			if st, ok := c.p.Rule(v.rule); given && ok && st.Status == plan.Enforced {
+				c.p.Rules[v.rule-1].Status = plan.Coarse
+				c.p.Rules[v.rule-1].Note = name + " inside names a file with the certificates of yours and of the session, by which TLS is opened"
+			}
+			vars[name] = variable{trustVariables()[name], v.rule}
+		}
+	}
 	for name := range vars {
 		if slices.ContainsFunc(denied, func(pattern string) bool { return matchName(pattern, name) }) {
 			delete(vars, name)

@@ -1,0 +1,109 @@
+package flow
+
+import (
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"cofferdam/internal/gateway"
+	"cofferdam/internal/gateway/authority"
+	"cofferdam/internal/plan"
+	"cofferdam/internal/plan/compile"
+)
+
+// beyond is how long the session's authority is good after the session has to end;
+// untimed is for a session that has no end.
+const (
+	beyond  = 24 * time.Hour
+	untimed = 90 * 24 * time.Hour
+)
+
+// serverSessions is how many servers are remembered to shorten the next handshake.
+const serverSessions = 256
+
+// inspection makes the session's authority, and the plan as it is started: with the
+// certificate in the files that programs inside read. The plan itself, which is stored,
+// stays without. The key is in the authority alone.
+func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspection, *plan.Plan, error) {
+	if !p.Network.Inspect {
+		return nil, p, nil
+	}
+	roots, err := authority.Roots(environ, compile.RootFiles)
+	if err != nil {
+		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable, or unset it"}
+	}
+	extra, err := authority.Extra(environ, p.Network.Roots)
+	if err != nil {
+		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable that names it, or unset it"}
+	}
+	until := now.Add(untimed)
+	if l, ok := p.Limit("time"); ok {
+		until = now.Add(time.Duration(l.Value)*time.Millisecond + beyond)
+	}
+	a, err := authority.New(now, until)
+	if err != nil {
+		return nil, nil, err
+	}
+	all := slices.Concat(a.PEM(), extra, roots)
+	content := map[plan.Holds]func() string{
+		plan.HoldsAuthority: func() string { return string(a.PEM()) + string(extra) },
+		plan.HoldsRoots:     func() string { return string(all) },
+		plan.HoldsJavaRoots: func() string { return string(authority.JavaStore(all, now)) },
+	}
+	started := *p
+	started.Mounts = slices.Clone(p.Mounts)
+	made := map[plan.Holds]string{}
+	for i, m := range started.Mounts {
+		if m.Holds == "" {
+			continue
+		}
+		if made[m.Holds] == "" {
+			fill := content[m.Holds]
+			if fill == nil {
+				return nil, nil, fmt.Errorf("plan: nothing is known to hold %q", m.Holds)
+			}
+			made[m.Holds] = fill()
+		}
+		started.Mounts[i].Content = made[m.Holds]
+	}
+	return &gateway.Inspection{
+		Certificate: a.Certificate,
+		// Parsing some hundred certificates takes milliseconds: not before a server is to
+		// be verified, and not the session's own, which is for the inside.
+		Roots:    sync.OnceValue(func() *x509.CertPool { return authority.Pool(slices.Concat(extra, roots)) }),
+		Sessions: tls.NewLRUClientSessionCache(serverSessions),
+	}, &started, nil
+}
+
+// javaRoots are where the Javas of this machine keep their roots: of JAVA_HOME, of the
+// java that PATH finds, and of the distribution's.
+func javaRoots(c Caller) []string {
+	var homes []string
+	if home := variable(c.Environ, "JAVA_HOME"); filepath.IsAbs(home) {
+		homes = append(homes, home)
+	}
+	for _, dir := range filepath.SplitList(variable(c.Environ, "PATH")) {
+		if java, err := filepath.EvalSymlinks(filepath.Join(dir, "java")); filepath.IsAbs(dir) && err == nil {
+			homes = append(homes, filepath.Dir(filepath.Dir(java)))
+		}
+	}
+	const jvms = "/usr/lib/jvm"
+	entries, _ := os.ReadDir(jvms) // none, if there is none
+	for _, e := range entries {
+		homes = append(homes, filepath.Join(jvms, e.Name()))
+	}
+	var out []string
+	for _, home := range homes {
+		for _, f := range []string{filepath.Clean(home) + compile.JavaRoots, filepath.Clean(home) + "/jre" + compile.JavaRoots} {
+			if !slices.Contains(out, f) {
+				out = append(out, f)
+			}
+		}
+	}
+	return out
+}
