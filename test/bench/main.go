@@ -33,8 +33,16 @@ type world struct {
 }
 
 func main() {
+	if len(os.Args) > 3 && os.Args[1] == asks {
+		if err := ask(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	runs := flag.Int("runs", 40, "runs of each start-up variant")
 	quick := flag.Bool("quick", false, "start-up rows only")
+	networkOnly := flag.Bool("network", false, "network rows only")
 	flag.Parse()
 	if os.Getenv(prepared) == "" {
 		os.Exit(prepare())
@@ -45,10 +53,15 @@ func main() {
 		os.Exit(1)
 	}
 	defer os.RemoveAll(w.base)
+	if *networkOnly {
+		w.network()
+		return
+	}
 	w.start()
 	w.more()
 	w.memory()
 	w.planning()
+	w.network()
 	if !*quick {
 		w.work()
 	}
