@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/x509"
 	"fmt"
+	"hash/maphash"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,69 +13,86 @@ import (
 // maxRoots bounds what is read of one file; Debian's has 220 KB.
 const maxRoots = 8 << 20
 
-// Roots are those that whoever started us trusts, as PEM: of SSL_CERT_FILE and
-// SSL_CERT_DIR, as OpenSSL and Go read them, else of the first of the machine's lists
-// that is there. What is named and can't be read is an error: without it a corporate
-// proxy, say, would be an unknown one. Nothing but certificates is taken of the files,
-// so that a key that somebody keeps beside one does not come along.
+// Roots are those that whoever started us trusts, as PEM, each once: of SSL_CERT_FILE
+// and SSL_CERT_DIR, and, unless both are set, of the first of the machine's lists that
+// is there (OpenSSL and Go read their directory beside a file that is named, and their
+// file beside a directory). What is named and can't be read is an error: without it a
+// corporate proxy, say, would be an unknown one. Nothing but certificates is taken of the
+// files, so that a key that somebody keeps beside one does not come along.
 func Roots(environ, lists []string) ([]byte, error) {
-	var out bytes.Buffer
-	named := false
-	if file := variable(environ, "SSL_CERT_FILE"); file != "" {
-		named = true
-		if err := certificates(&out, file); err != nil {
+	var l list
+	file, dirs := variable(environ, "SSL_CERT_FILE"), variable(environ, "SSL_CERT_DIR")
+	if file != "" {
+		if err := l.file(file); err != nil {
 			return nil, fmt.Errorf("roots of SSL_CERT_FILE: %w", err)
 		}
 	}
-	for _, dir := range filepath.SplitList(variable(environ, "SSL_CERT_DIR")) {
-		named = true
-		if err := directory(&out, dir); err != nil {
+	for _, dir := range filepath.SplitList(dirs) {
+		if err := l.directory(dir); err != nil {
 			return nil, fmt.Errorf("roots of SSL_CERT_DIR: %w", err)
 		}
 	}
-	for _, file := range lists {
-		if named || certificates(&out, file) == nil {
+	for _, machine := range lists {
+		if file != "" && dirs != "" || l.file(machine) == nil {
 			break
 		}
 	}
-	return out.Bytes(), nil
+	return l.out.Bytes(), nil
 }
 
 // Extra are roots beside these: of NODE_EXTRA_CA_CERTS, and of files and directories
 // that programs inside were told to trust.
 func Extra(environ, named []string) ([]byte, error) {
-	var out bytes.Buffer
+	var l list
 	if file := variable(environ, "NODE_EXTRA_CA_CERTS"); file != "" {
-		if err := certificates(&out, file); err != nil {
+		if err := l.file(file); err != nil {
 			return nil, fmt.Errorf("roots of NODE_EXTRA_CA_CERTS: %w", err)
 		}
 	}
 	for _, name := range named {
-		err := certificates(&out, name)
+		err := l.file(name)
 		if st, serr := os.Stat(name); serr == nil && st.IsDir() {
-			err = directory(&out, name)
+			err = l.directory(name)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("roots that programs inside are told to trust: %w", err)
 		}
 	}
-	return out.Bytes(), nil
+	return l.out.Bytes(), nil
+}
+
+// list is certificates, each once: a directory for OpenSSL has each under two names,
+// beside one file with all of them.
+type list struct {
+	out  bytes.Buffer
+	seed maphash.Seed
+	seen map[uint64]bool
+}
+
+func (l *list) add(block []byte) {
+	if l.seen == nil {
+		l.seed, l.seen = maphash.MakeSeed(), map[uint64]bool{}
+	}
+	if sum := maphash.Bytes(l.seed, block); !l.seen[sum] {
+		l.seen[sum] = true
+		l.out.Write(block)
+	}
 }
 
 // directory takes what is in one: a file there that has no certificate, such as a
 // README, is nobody's mistake.
-func directory(out *bytes.Buffer, dir string) error {
+func (l *list) directory(dir string) error {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, e := range entries {
-		_ = certificates(out, filepath.Join(dir, e.Name()))
+		_ = l.file(filepath.Join(dir, e.Name()))
 	}
 	return nil
 }
 
-func certificates(out *bytes.Buffer, file string) error {
+func (l *list) file(file string) error {
 	// Not a device or FIFO, which never ends: it is stat'ed before it is opened only to
 	// say so early; the bound holds in any case.
 	if st, err := os.Stat(file); err != nil {
@@ -89,7 +107,7 @@ func certificates(out *bytes.Buffer, file string) error {
 	found := false
 	for block := range blocks(b) {
 		found = true
-		out.Write(block)
+		l.add(block)
 	}
 	if !found {
 		return fmt.Errorf("%s: no certificate", file)
