@@ -121,8 +121,8 @@ func TestAskSession(t *testing.T) {
 		t.Fatal(err)
 	}
 	p.replies <- Reply{Yes: true}
-	says(t, c, "hello")
-	says(t, w.named("example.org", "9000"), "hello")
+	says(t, c, "hello there")
+	says(t, w.named("example.org", "9000"), "hello there")
 	if len(p.asked) > 0 {
 		t.Error("asked again")
 	}
@@ -254,11 +254,11 @@ func TestAskProxies(t *testing.T) {
 		go func() { <-p.asked; p.replies <- r }()
 	}
 	answer(Reply{Yes: true, Once: true})
-	says(t, w.connect(t, "example.org:9000", 200), "hello")
+	says(t, w.connect(t, "example.org:9000", 200), "hello there")
 	answer(Reply{Code: Declined, Reason: "no"})
 	w.connect(t, "example.org:9000", 403)
 	answer(Reply{Yes: true, Once: true})
-	says(t, w.socksTo(t, "example.org", "9000", socksOK), "hello")
+	says(t, w.socksTo(t, "example.org", "9000", socksOK), "hello there")
 	answer(Reply{Code: Declined, Reason: "no"})
 	w.socksTo(t, "example.org", "9000", socksNotAllowed)
 	answer(Reply{Yes: true, Once: true})

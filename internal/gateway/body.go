@@ -123,6 +123,7 @@ func (b *chunks) Read(p []byte) (int, error) {
 // read to decide on it.
 type body struct {
 	first []byte
+	room  room    // for first
 	in    *chunks // what follows first, if it is chunked
 	// asked: the client has been told to go on (100), so the server is not asked.
 	asked bool
@@ -153,6 +154,7 @@ func (b *body) copyChunks(to io.Writer, c *client) (total int64, err error) {
 			return 0, err
 		}
 		total, b.first = int64(n), nil
+		b.room.free()
 	}
 	n, err := b.in.copy(to, false)
 	return total + n, err
@@ -165,6 +167,7 @@ func (b *body) copyLength(to io.Writer, c *client, length int64) (total int64, e
 			return total, err
 		}
 		b.first = nil
+		b.room.free()
 	}
 	n, err := copyLength(to, c.r, c.conn, length-total)
 	return total + n, err

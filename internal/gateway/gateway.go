@@ -50,6 +50,8 @@ const (
 	// ones there are no more than largeHeads in memory at once.
 	smallHead  = 8 << 10
 	largeHeads = 64
+	// largeLists of pushes, of which each can have maxPush, are in memory at once.
+	largeLists = 16
 	// maxEnded clients whose TLS is ended here are served at once: each takes about
 	// 100 KiB, for two connections with a record of 16 KiB each way.
 	maxEnded = 1024
@@ -150,6 +152,7 @@ type Gateway struct {
 	names   *names
 	max     int           // clients
 	large   chan struct{} // a value for each large head in memory
+	lists   chan struct{} // a value for each large list of a push in memory
 	ended   chan struct{} // a value for each client whose TLS is ended here
 	waiting waiting
 
@@ -170,7 +173,7 @@ type Gateway struct {
 
 // New takes the sockets over. Nothing is answered before Serve.
 func New(cfg Config) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), ended: make(chan struct{}, maxEnded), open: map[net.Conn]struct{}{}}
+	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), lists: make(chan struct{}, largeLists), ended: make(chan struct{}, maxEnded), open: map[net.Conn]struct{}{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil {

@@ -271,19 +271,32 @@ func (h *head) passed() []field {
 		// HTTP/3 is not carried, and another host (RFC 7838) would be asked past the one
 		// that was decided on.
 		"alt-svc": true,
-		// The method that was judged is the one that the server shall see. CGI and what
-		// comes from it read an underscore as they read a hyphen.
-		"x-http-method-override": true, "x-http-method": true, "x-method-override": true}
+		// What was judged is what the server shall see: some take another method, path
+		// or host from these.
+		"x-http-method-override": true, "x-http-method": true, "x-method-override": true, "x-original-method": true, "x-forwarded-method": true,
+		"x-original-url": true, "x-original-uri": true, "x-rewrite-url": true, "x-forwarded-uri": true, "x-forwarded-path": true,
+		"x-host": true, "x-forwarded-host": true, "x-forwarded-server": true, "x-original-host": true, "forwarded": true}
 	for _, o := range h.options() {
 		drop[strings.ToLower(o)] = true
 	}
 	var out []field
 	for _, f := range h.fields {
-		if !drop[strings.ReplaceAll(strings.ToLower(f.name), "_", "-")] {
+		if !drop[asRead(f.name)] {
 			out = append(out, f)
 		}
 	}
 	return out
+}
+
+// asRead is the name of a field as the loosest server reads it: for CGI and what comes
+// from it, whatever is no letter and no digit is the same.
+func asRead(name string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '-'
+	}, strings.ToLower(name))
 }
 
 // writeFields writes fields, how the body is framed, and the empty line.

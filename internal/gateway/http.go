@@ -75,7 +75,8 @@ func (x *exchange) next() bool {
 		x.tunnel(t)
 		return false
 	}
-	out := &body{}
+	out := &body{room: room{slots: x.g.lists}}
+	defer out.room.free()
 	q := asked(t, req)
 	v, err := x.g.decide(x.c, t, q)
 	if err == nil && v.Refs {

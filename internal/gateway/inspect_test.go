@@ -9,6 +9,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -443,6 +444,23 @@ func TestLookWithoutTLS(t *testing.T) {
 	}
 }
 
+// What may yet become a request is not gathered without end.
+func TestEndlessWhiteSpace(t *testing.T) {
+	w, _ := inspecting(t, looked("example.org", 0, nil))
+	c := w.named("example.org", "8080")
+	c.SetDeadline(time.Now().Add(headTime / 2))
+	for {
+		if _, err := io.WriteString(c, strings.Repeat("\r\n", 512)); err != nil {
+			var timeout net.Error
+			if errors.As(err, &timeout) && timeout.Timeout() {
+				t.Error("still being read")
+			}
+			break
+		}
+	}
+	w.denied(badRequest, "example.org")
+}
+
 func TestBeginsAs(t *testing.T) {
 	for s, want := range map[string]beginning{
 		"": unclear, "G": unclear, "GET": unclear, "GET ": request, "GET x": request, "ABC ": unclear, "ABC h": unclear, "ABC x": other, "get x": other, "and this": other, "GET /": request, "\r\n\r\nGET /": request, "GET *": request, "GET http://": request, "GET HTTPS:": request,
@@ -478,7 +496,7 @@ func TestInspectedStreams(t *testing.T) {
 			io.Copy(c, b)
 			c.Close()
 		case "/override":
-			fmt.Fprint(rw, len(r.Header["X-Http-Method-Override"])+len(r.Header["X_Http_Method_override"])+len(r.Header["X_HTTP_METHOD_OVERRIDE"]))
+			fmt.Fprint(rw, len(r.Header))
 		}
 	})
 	conn := shake(t, w.named("example.org", "443"), inside, "example.org")
@@ -499,7 +517,7 @@ func TestInspectedStreams(t *testing.T) {
 	if _, err := io.ReadAll(resp.Body); err != nil {
 		t.Fatal(err)
 	}
-	io.WriteString(conn, "GET /override HTTP/1.1\r\nHost: example.org\r\nX-HTTP-Method-Override: DELETE\r\nX_HTTP_METHOD_OVERRIDE: DELETE\r\n\r\n")
+	io.WriteString(conn, "GET /override HTTP/1.1\r\nHost: example.org\r\nX-HTTP-Method-Override: DELETE\r\nX_HTTP_METHOD_OVERRIDE: DELETE\r\nX.HTTP!Method.Override: DELETE\r\nX-Original-URL: /no\r\nForwarded: host=other.example\r\n\r\n")
 	if resp, err := http.ReadResponse(r, nil); err != nil {
 		t.Fatal(err)
 	} else if b, _ := io.ReadAll(resp.Body); string(b) != "0" {

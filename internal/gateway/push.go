@@ -49,9 +49,12 @@ func (x *exchange) refs(t target, req *head, out *body) ([]decide.Ref, error) {
 		r = out.in
 	}
 	_ = c.conn.SetReadDeadline(time.Now().Add(headTime))
-	p, first, err := readPush(r)
+	p, first, err := readPush(r, out.room.take)
 	_ = c.conn.SetReadDeadline(time.Time{})
-	if err != nil {
+	switch {
+	case err == errNoLists:
+		return nil, g.refuse(c, t, tooMany, err.Error())
+	case err != nil:
 		return nil, bad(err.Error())
 	}
 	out.first = first
@@ -66,14 +69,16 @@ func (x *exchange) refs(t target, req *head, out *body) ([]decide.Ref, error) {
 	return p.refs, nil
 }
 
+var errNoLists = fmt.Errorf("a list of changes of more than %d bytes, while %d others are being read; try again", smallHead, largeLists)
+
 // maxDrop is how much of a refused push is read, so that git comes to read the answer.
 const maxDrop = 256 << 20
 
 // readPush reads the list of changes, and returns what it has read for it. It takes
 // what git itself sends and nothing else that a server could understand otherwise: a
 // signed push has its list within the signature; push options may ask a server for more
-// than to change refs.
-func readPush(r io.Reader) (*push, []byte, error) {
+// than to change refs. More says whether there is room for a long list.
+func readPush(r io.Reader, more func() bool) (*push, []byte, error) {
 	p := &push{refs: []decide.Ref{}}
 	var first []byte
 	for {
@@ -95,6 +100,9 @@ func readPush(r io.Reader) (*push, []byte, error) {
 		}
 		if len(first)+int(n) > maxPush {
 			return nil, nil, fmt.Errorf("a list of changes of more than %d KiB", maxPush>>10)
+		}
+		if len(first)+int(n) > smallHead && !more() {
+			return nil, nil, errNoLists
 		}
 		at := len(first)
 		first = append(first, make([]byte, n-4)...)

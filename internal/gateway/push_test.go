@@ -36,7 +36,7 @@ func TestReadPush(t *testing.T) {
 		pkt(change(strings.Repeat("0", 64), strings.Repeat("A", 64), "refs/heads/a/b")) + "0000":                                                  {{Name: "refs/heads/a/b", Create: true}},
 	} {
 		r := strings.NewReader(s)
-		p, first, err := readPush(r)
+		p, first, err := readPush(r, anyRoom)
 		if err != nil || !slices.Equal(p.refs, want) || p.refs == nil {
 			t.Errorf("%q: %+v %v", s, p, err)
 			continue
@@ -59,7 +59,7 @@ func TestReadPush(t *testing.T) {
 		pkt(change(noObject, anObject+" ", "refs/heads/a")) + "0000", pkt(change(noObject[1:], anObject, "refs/heads/a")) + "0000", pkt(change("x"+noObject[1:], anObject, "refs/heads/a")) + "0000",
 		pkt("\n") + "0000", pkt(change(noObject, anObject, "refs/heads/a\n\n")) + "0000", strings.Repeat(pkt(change(noObject, anObject, "refs/heads/"+strings.Repeat("a", 4000))), 300) + "0000",
 	} {
-		if p, _, err := readPush(strings.NewReader(s)); err == nil {
+		if p, _, err := readPush(strings.NewReader(s), anyRoom); err == nil {
 			t.Errorf("%.200q: %+v", s, p.refs)
 		}
 	}
@@ -73,7 +73,7 @@ func FuzzReadPush(f *testing.F) {
 	f.Add([]byte(pkt("shallow "+anObject) + pkt(change(anObject, noObject, "refs/heads/a")+caps) + pkt(change(noObject, anObject, "refs/tags/x")) + "0000PACK"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
-		p, first, err := readPush(r)
+		p, first, err := readPush(r, anyRoom)
 		if err != nil {
 			return
 		}
@@ -193,4 +193,22 @@ func TestPushRefs(t *testing.T) {
 	w.told("the refusal", func(f Fact) bool {
 		return f.Verdict.Act == decide.GitPush && !f.Verdict.Allow && strings.Contains(f.Verdict.Reason, "refs/heads/main")
 	})
+}
+
+func anyRoom() bool { return true }
+
+// Long lists are read for a few at once, short ones for everybody.
+func TestPushRoom(t *testing.T) {
+	id := strings.Repeat("a", 40)
+	line := fmt.Sprintf("%04x%s %s refs/heads/x\n", 4+2*41+13, id, id)
+	none := func() bool { return false }
+	if p, _, err := readPush(strings.NewReader(line+"0000"), none); err != nil || len(p.refs) != 1 {
+		t.Errorf("a short list: %v", err)
+	}
+	if _, _, err := readPush(strings.NewReader(strings.Repeat(line, 200)+"0000"), none); err != errNoLists {
+		t.Errorf("a long list without room: %v", err)
+	}
+	if p, _, err := readPush(strings.NewReader(strings.Repeat(line, 200)+"0000"), anyRoom); err != nil || len(p.refs) != 200 {
+		t.Errorf("a long list: %v", err)
+	}
 }

@@ -191,6 +191,9 @@ func (g *Gateway) begin(c *client, t target, look, timed bool) ([]byte, beginnin
 			if bad == errNotTLS && look {
 				switch what := beginsAs(got); what {
 				case unclear:
+					if len(got) > smallHead {
+						return nil, other, g.refuse(c, t, badRequest, fmt.Sprintf("more than %d bytes, and still no request", smallHead))
+					}
 					bad, wanted = errShort, "first line"
 				default:
 					return g.rest(c, got), what, nil
