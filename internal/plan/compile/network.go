@@ -35,6 +35,13 @@ func (c *compiler) netRules() (out []plan.NetRule) {
 	}
 	for _, r := range slices.Concat(c.in.Policy.Net, c.registries()) {
 		n, err := netRule(r, c.rule(r.Text(), r.Origin, plan.Enforced, "gateway", ""))
+		var tunnel *decide.Conflict
+		if _, cerr := decide.Compile(append(slices.Clone(out), n)); err == nil && r.Key == "registry" && errors.As(cerr, &tunnel) {
+			// A person's rule that keeps its TLS closed allows all of it.
+			by, _ := c.p.Rule(tunnel.Tunnel.Rule)
+			c.p.Rules[n.Rule-1].Note = "it is allowed whole, by " + by.Text
+			continue
+		}
 		add(n, err)
 	}
 	if u := c.in.Policy.Unlisted; u.Value == policy.Ask {
@@ -117,8 +124,9 @@ func place(o plan.Origin) string {
 	return o.File + ":" + strconv.Itoa(o.Line)
 }
 
-// registries makes rules of what the person's tools say of where they get packages. An
-// address is allowed as one: the person's own configuration names it.
+// registries makes rules of what the person's tools say of where they get packages: to
+// fetch them, and not to publish. An address is allowed as one: the person's own
+// configuration names it.
 func (c *compiler) registries() []policy.NetRule {
 	var out []policy.NetRule
 	for _, a := range c.in.Policy.Asked {
@@ -133,7 +141,7 @@ func (c *compiler) registries() []policy.NetRule {
 			c.rule("registries of "+a.Tool, from, plan.Impossible, "asked", asked.Problem)
 		}
 		for _, r := range asked.Registries {
-			out = append(out, policy.NetRule{Key: "registry", Value: authority(r), Origin: from})
+			out = append(out, policy.NetRule{Key: "registry", Value: authority(r), Origin: from, Only: &plan.Requests{Acts: []string{decide.PackageInstall}}})
 		}
 	}
 	return out

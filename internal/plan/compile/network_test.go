@@ -407,11 +407,25 @@ func TestRegistries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(p.RequiredGaps()) > 0 {
+			t.Errorf("%s: %+v", user, p.Gaps)
+		}
+		q := decide.Request{Name: name, Port: port, Method: "PUT", Path: "/name"}
 		v := rules.Connect(name, port)
 		if a, err := netip.ParseAddr(name); err == nil {
 			v = rules.ConnectAddr(netip.AddrPortFrom(a, port))
+			q.Name, q.Addr = "", a
 		}
-		if rule, ok := p.Rule(v.Rule); v.Allow && (!ok || rule.Origin.Layer != "profile:node" || rule.Origin.Key != "npm config") {
+		if v.Allow && v.Look {
+			if put := rules.Request(q); put.Allow {
+				t.Errorf("%s: publishing to %s is allowed", user, name)
+			}
+			q.Method = "GET"
+			v = rules.Request(q)
+		} else if v.Allow && !strings.Contains(user, "tunnelDomains") {
+			t.Errorf("%s: nobody looks at what is sent to %s", user, name)
+		}
+		if rule, ok := p.Rule(v.Rule); v.Allow && (!ok || rule.Origin.Layer != "profile:node" || rule.Origin.Key != "npm config") && !strings.Contains(user, "tunnelDomains") {
 			t.Errorf("%s is allowed by %+v", name, rule)
 		}
 		if !slices.ContainsFunc(p.Rules, func(r plan.RuleStatus) bool {
@@ -435,6 +449,7 @@ func TestRegistries(t *testing.T) {
 		{node, "fd00::1", 80, true},
 		{node, "go.test", 443, false}, // no profile of Go's
 		{"{}", "registry.test", 443, false},
+		{`{"extends": ["node"], "network": {"tunnelDomains": ["registry.test"]}}`, "registry.test", 443, true},
 		{`{"extends": ["node"], "network": {"registries": false}}`, "registry.test", 443, false},
 		{`{"extends": ["node"], "network": {"deniedDomains": ["registry.test"]}}`, "registry.test", 443, false},
 	} {

@@ -125,8 +125,9 @@ func (c *compiler) toolSettings() map[string]string {
 	return out
 }
 
-// ownDir has files that only the inside has.
-const ownDir = "/run/cofferdam"
+// ownDir has files that only the inside has. It lies in the root, which is ours whatever
+// the policy opens.
+const ownDir = "/.cofferdam"
 
 // expand replaces a leading "~" of a set value by the home inside.
 func (c *compiler) expand(value string) string {

@@ -28,11 +28,10 @@ const JavaRoots = "/lib/security/cacerts"
 var JavaRootFiles = []string{"/etc/ssl/certs/java/cacerts", "/etc/pki/ca-trust/extracted/java/cacerts"}
 
 // The files of our own that variables name: programs that bring their own list of roots
-// read these. They lie in the root, which is ours whatever the policy opens.
+// read these.
 const (
-	trustDir      = "/.cofferdam"
-	rootsFile     = trustDir + "/roots.pem"
-	authorityFile = trustDir + "/session.pem"
+	rootsFile     = ownDir + "/roots.pem"
+	authorityFile = ownDir + "/session.pem"
 )
 
 // trustVariables tell programs which roots to trust: those that have a list of their
