@@ -292,6 +292,9 @@ func whyRefused(err error, offered []string, t target) string {
 	switch {
 	case len(offered) > 0 && !slices.Contains(offered, "http/1.1"):
 		return "the program speaks only " + quoted(strings.Join(offered, ", ")) + " within TLS, of which only http/1.1 can be looked into" + tunnel
+	case strings.Contains(err.Error(), "bad record MAC"):
+		// OpenSSL's alert about a certificate, sent before it has keys to send it with.
+		return "the program most likely does not trust the session's certificate authority: TLS has to be opened for a rule" + tunnel
 	case errors.As(err, &remote) && remote.Op == "remote error":
 		return "the program does not trust the session's certificate authority, or not this certificate (" + remote.Err.Error() + "): TLS has to be opened for a rule" + tunnel
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):

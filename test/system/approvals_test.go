@@ -27,8 +27,8 @@ cd "$WORKSPACE"
 open() { for i in $(seq 200); do "$COFFERDAM" approvals --json $N 2>/dev/null | grep -q '"id"' && return; sleep 0.05; done; echo "no question"; cat "$TMPDIR/err"; return 1; }
 ended() { wait $RUN; echo "status $?"; cat "$TMPDIR/out"; echo ---; cat "$TMPDIR/err"; rm -f "$TMPDIR/out" "$TMPDIR/err"; }
 ` + meanwhile
-	s.env = append(s.env, "COFFERDAM="+binary, "INSIDE="+inside, "WORKSPACE="+s.workspace)
-	defer func(n int) { s.env = s.env[:n] }(len(s.env) - 3)
+	s.env = append(s.env, "COFFERDAM="+binary, "INSIDE="+inside, "WORKSPACE="+s.workspace, "SSL_CERT_FILE="+o.ca)
+	defer func(n int) { s.env = s.env[:n] }(len(s.env) - 4)
 	hosts := fmt.Sprintf("127.0.0.1 localhost\n127.0.0.1 %s\n127.0.0.1 %s\n", goodName, evilName)
 	return s.rigged(t, rigging{Hosts: hosts}, "bash", "-c", script)
 }
@@ -50,7 +50,7 @@ func TestApprovals(t *testing.T) {
 	url := fmt.Sprintf("https://%s:%d/x", goodName, o.tls)
 	for via, before := range map[string]string{"straight": `unset http_proxy https_proxy all_proxy HTTP_PROXY HTTPS_PROXY ALL_PROXY; `, "proxy": ""} {
 		t.Run(via, func(t *testing.T) {
-			get := before + `curl -fsS -m 10 --cacert ca.crt ` + url + ` || echo "failed $?"; `
+			get := before + `curl -fsS -m 10 ` + url + ` || echo "failed $?"; `
 			o.took()
 			for _, c := range []struct {
 				name, inside, meanwhile string
