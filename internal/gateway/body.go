@@ -7,6 +7,8 @@ import (
 	"io"
 	"strconv"
 	"strings"
+
+	"cofferdam/internal/gateway/credential"
 )
 
 // chunks is a chunked body as it is read.
@@ -127,14 +129,26 @@ type body struct {
 	in    *chunks // what follows first, if it is chunked
 	// asked: the client has been told to go on (100), so the server is not asked.
 	asked bool
+	// fields, if not nil, are what is passed on of the head: something was put in.
+	fields []field
+	// change, if not nil, puts something into the body; then unrecorded is why it must
+	// not be carried on.
+	change     *credential.Stream
+	unrecorded *error
 }
 
 // passed is head.passed, but for what was answered already.
 func (b *body) passed(req *head) []field {
-	list := req.passed()
-	if !b.asked {
-		return list
+	switch {
+	case b.fields != nil:
+		return b.fields
+	case b.asked:
+		return withoutExpect(req.passed())
 	}
+	return req.passed()
+}
+
+func withoutExpect(list []field) []field {
 	out := list[:0]
 	for _, f := range list {
 		if !strings.EqualFold(f.name, "Expect") {

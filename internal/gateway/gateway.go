@@ -34,6 +34,7 @@ import (
 	"time"
 
 	"cofferdam/internal/boundary"
+	"cofferdam/internal/gateway/credential"
 	"cofferdam/internal/gateway/decide"
 	"cofferdam/internal/plan"
 )
@@ -86,6 +87,8 @@ type Config struct {
 	Ask func(ctx context.Context, w Wanted) Reply
 	// Inspect opens TLS where a verdict says so (Look). Nil: such TLS is refused.
 	Inspect *Inspection
+	// Credentials are put into the requests that are judged. Nil: there are none.
+	Credentials *credential.Set
 	// Record stores a fact. It is called from many goroutines, before the bytes
 	// that the fact is about flow; an error means that they never do.
 	Record func(Fact) error
@@ -103,6 +106,8 @@ const (
 	Opened Kind = "opened"
 	// Ended: an allowed connection is over, or could not be made (Err).
 	Ended Kind = "ended"
+	// Put: into a request that may be made, Credentials are put before it leaves.
+	Put Kind = "put"
 )
 
 // Fact is one decision, or a step in the life of an allowed connection.
@@ -121,6 +126,7 @@ type Fact struct {
 	Method, Path string
 	// Verdict is set in Decided. Beside the codes of package decide there are
 	// "bad-request" (not understood, so not carried), "limit" (too many at once),
+	// "credential" (a placeholder where it may not go, or its value can't be had),
 	// "tls-refused" (the program did not take the session's certificate), and those of
 	// what a person was asked about.
 	Verdict decide.Verdict
@@ -129,6 +135,8 @@ type Fact struct {
 	BytesOut, BytesIn int64
 	Duration          time.Duration // Ended: since it was wanted
 	Err               string        // Ended: why it could not be made, or used
+	// Credentials are the names of what was Put.
+	Credentials []string
 }
 
 // Codes of verdicts that are the gateway's own.

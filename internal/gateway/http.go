@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"cofferdam/internal/gateway/credential"
 	"cofferdam/internal/gateway/decide"
 )
 
@@ -42,6 +43,9 @@ type exchange struct {
 	stale bool
 	// speaks is how the client reads a refusal of the request that is served now.
 	speaks speech
+	// use, if not nil, is what has to be done for credentials with the response to the
+	// request that is served now.
+	use *credential.Use
 	// unread, if not nil, reads what the client has to have sent before it reads a refusal.
 	unread func()
 }
@@ -84,6 +88,9 @@ func (x *exchange) next() bool {
 		if q.Refs, err = x.refs(t, req, out); err == nil {
 			_, err = x.g.decide(x.c, t, q)
 		}
+	}
+	if err == nil {
+		err = x.put(t, req, out)
 	}
 	if err == nil {
 		err = x.connect(t)
@@ -298,7 +305,7 @@ func (x *exchange) forward(req *head, out *body) bool {
 		x.bad(err)
 		return false
 	}
-	b, req = nil, req.passedOn()
+	b, req, out.fields = nil, req.passedOn(), nil
 	x.c.room.free()
 	// The body goes out while the response may come already.
 	body := make(chan error, 1)
@@ -306,9 +313,12 @@ func (x *exchange) forward(req *head, out *body) bool {
 		go func() {
 			var n int64
 			var err error
-			if req.chunked {
+			switch {
+			case out.change != nil:
+				n, err = out.changed(up.Conn, c, req)
+			case req.chunked:
 				n, err = out.copyChunks(up.Conn, c)
-			} else {
+			default:
 				n, err = out.copyLength(up.Conn, c, req.length)
 			}
 			up.out += n
@@ -411,13 +421,18 @@ func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, agai
 	if !switched {
 		upgrade = ""
 	}
+	if x.use != nil && !interim {
+		x.use.Answered(resp.status)
+	}
+	fields := x.echo(resp, resp.passed())
+	readable := x.use != nil && !encoded(resp)
 	b := []byte("HTTP/1.1 " + strconv.Itoa(resp.status) + " " + resp.reason + "\r\n")
-	b = writeFields(b, resp.passed(), chunked, length, upgrade, last)
+	b = writeFields(b, fields, chunked, length, upgrade, last)
 	if _, err := c.conn.Write(b); err != nil {
 		abort(c.tcp)
 		return true, false
 	}
-	b, resp = nil, resp.passedOn()
+	b, fields, resp = nil, nil, resp.passedOn()
 	m.free()
 	if switched {
 		x.splice()
@@ -430,6 +445,8 @@ func (x *exchange) respond(req, resp *head, m *room, upgrade string) (done, agai
 	var err error
 	switch {
 	case none:
+	case readable:
+		n, err = x.heard(resp, chunked, untilClose, m)
 	case resp.chunked:
 		n, err = (&chunks{r: x.r, m: m}).copy(c.conn, plain)
 	case untilClose:
@@ -460,11 +477,15 @@ func (x *exchange) splice() {
 	down := make(chan struct{})
 	go func() {
 		defer close(down)
-		n, err := io.CopyN(c.conn, x.r, int64(x.r.Buffered()))
-		if u.in += n; err == nil {
-			n, err = io.Copy(c.conn, u.Conn)
+		var n int64
+		var err error
+		if x.use != nil {
+			n, err = pour(c.conn, x.use.Response().Reader(x.r), false, nil)
+		} else if n, err = io.CopyN(c.conn, x.r, int64(x.r.Buffered())); err == nil {
 			u.in += n
+			n, err = io.Copy(c.conn, u.Conn)
 		}
+		u.in += n
 		if err != nil {
 			abort(c.tcp)
 			u.Close()

@@ -32,16 +32,8 @@ func (x *exchange) refs(t target, req *head, out *body) ([]decide.Ref, error) {
 			return nil, bad("it is compressed (" + quoted(v) + ")")
 		}
 	}
-	if v := req.values("Expect"); len(v) > 0 {
-		if len(v) > 1 || !strings.EqualFold(v[0], "100-continue") {
-			return nil, bad("it expects something unknown")
-		}
-		if !req.old {
-			if _, err := io.WriteString(c.conn, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
-				return nil, bad("the client has gone")
-			}
-		}
-		out.asked = true
+	if err := x.goOn(req, out); err != nil {
+		return nil, bad(err.Error())
 	}
 	var r io.Reader = io.LimitReader(c.r, max(req.length, 0))
 	if req.chunked {
