@@ -78,12 +78,25 @@ func policyText(e *policy.Effective) string {
 		row("allowGitConfig", "true", origin("", e.AllowGitConfig.Origin))
 	}
 	for _, r := range e.Paths {
+		if r.Access == policy.Mask {
+			continue
+		}
 		row(string(r.Access), report.Quote(r.Text), origin("", r.Origin)+note(r.Reason))
 	}
 	for _, r := range e.Guards {
 		row("guard", report.Quote(r.Pattern), origin("", r.Origin)+note(r.Reason))
 	}
+	for _, m := range e.Masks {
+		name := m.Name
+		if name == "" {
+			name = m.Text
+		}
+		row("mask", report.Quote(name), origin("", m.Origin)+note("a placeholder inside; the real value for "+strings.Join(m.Hosts, ", ")))
+	}
 	for _, r := range e.Env {
+		if r.Action == policy.EnvMask {
+			continue
+		}
 		// Not the value: what a person sets for a program may be a token.
 		row("env "+string(r.Action), report.Quote(r.Name), origin("", r.Origin))
 	}

@@ -67,6 +67,7 @@ func policyFlags(f *flags, o *flow.Options) {
 	f.each(&o.DenyRead, "deny-read", "PATH", "can't be read", "file")
 	f.each(&o.DenyWrite, "deny-write", "PATH", "can't be written", "file")
 	f.each(&o.Env, "env", "NAME[=VALUE]", "pass or set a variable")
+	f.each(&o.Mask, "mask", "NAME[=HOST,...]", "a placeholder inside, the value for these hosts")
 	f.each(&o.AllowDomains, "allow-domain", "NAME[:PORT]", "may be connected to, at its public addresses")
 	f.each(&o.TunnelDomains, "tunnel-domain", "NAME[:PORT]", "the same, and its TLS is never opened")
 	f.each(&o.AllowCIDRs, "allow-cidr", "CIDR[:PORT]", "addresses that may be connected to")

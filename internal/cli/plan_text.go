@@ -57,6 +57,23 @@ func planText(p *plan.Plan) string {
 	for _, e := range p.Environment {
 		b.WriteString(" " + report.Plain(e.Name))
 	}
+	if len(p.Credentials) > 0 {
+		b.WriteString("\n\ncredentials:")
+	}
+	for _, m := range p.Credentials {
+		from := "your " + report.Plain(m.Variable)
+		switch {
+		case m.File != "":
+			from = report.Quote(m.File)
+		case len(m.Command) > 0:
+			words := make([]string, len(m.Command))
+			for i, w := range m.Command {
+				words[i] = report.Quote(w)
+			}
+			from = "what " + strings.Join(words, " ") + " prints"
+		}
+		fmt.Fprintf(&b, "\n  %s: a placeholder inside; the real value, %s, for %s", report.Quote(m.Name), from, report.Plain(strings.Join(m.Hosts, ", ")))
+	}
 	b.WriteString("\n\nrules:\n")
 	for _, r := range p.Rules {
 		fmt.Fprintf(&b, "  %-10s %s by %s%s\n", r.Status, origin(r.Text, r.Origin), report.Plain(r.Mechanism), note(r.Note))

@@ -42,6 +42,11 @@ func Exec(ctx context.Context, name string, command []string, c Caller) (int, er
 	if err != nil {
 		return 0, err
 	}
+	stand, err := placeholders(store, info, p)
+	if err != nil {
+		return 0, err
+	}
+	p.Environment = filledIn(p.Environment, stand)
 	p.Command = command
 	if p.Program, err = programInside(p, command[0], c); err != nil {
 		return 0, err

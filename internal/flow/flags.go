@@ -60,6 +60,18 @@ func flagDocument(o Options, p place) (*policy.Document, error) {
 		}
 		doc["environment"] = map[string]any{"allow": allow, "set": set}
 	}
+	if len(o.Mask) > 0 {
+		var vars []map[string]any
+		for _, m := range o.Mask {
+			name, hosts, given := strings.Cut(m, "=")
+			v := map[string]any{"name": name, "mode": "mask"}
+			if given {
+				v["hosts"] = strings.Split(hosts, ",")
+			}
+			vars = append(vars, v)
+		}
+		doc["credentials"] = map[string]any{"envVars": vars}
+	}
 	if o.Boundary != "" {
 		doc["boundary"] = o.Boundary
 	}

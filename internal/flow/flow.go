@@ -18,6 +18,7 @@ type Options struct {
 	TunnelDomains                              []string // NAME[:PORT]
 	Ask                                        bool     // about what no rule allows or denies
 	AllowCIDRs                                 []string // CIDR[:PORT]
+	Mask                                       []string // NAME or NAME=HOST[:PORT],...
 	AllowRoot                                  bool
 
 	Unattended bool

@@ -7,8 +7,10 @@ import (
 	"os"
 	"path"
 	"path/filepath"
+	"slices"
 	"syscall"
 
+	"cofferdam/internal/plan"
 	"cofferdam/internal/session"
 )
 
@@ -47,6 +49,9 @@ func makeHome(p *prepared) error {
 	}
 	defer real.Close()
 	for _, s := range p.policy.Seeds {
+		if slices.ContainsFunc(p.plan.Mounts, func(m plan.Mount) bool { return m.Masked && m.Target == filepath.Join(p.facts.Home, s.Path) }) {
+			continue // it would be there as it is, below what covers it
+		}
 		if err := copySeed(real, root, s.Path); err != nil {
 			return &session.Error{Op: "copy " + s.Path + " into the private home", Path: dir, Err: bare(err)}
 		}

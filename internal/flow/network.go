@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"cofferdam/internal/boundary"
@@ -57,7 +58,7 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 		return err // compile has made them of the same
 	}
 	r.rules = rules
-	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection}
+	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials}
 	if r.openBoard(); r.board != nil {
 		config.Ask = r.ask
 	}
@@ -111,6 +112,8 @@ func (r *run) network(f gateway.Fact) error {
 		}
 	case f.Kind == gateway.Decided && f.Method != "":
 		e.Kind, e.Action = event.Network, "request"
+	case f.Kind == gateway.Put:
+		e.Kind, e.Action, e.Detail = event.Network, "put", "put in: the value of "+strings.Join(f.Credentials, ", ")
 	case f.Kind == gateway.Opened:
 		e.Kind, e.Action, e.To = event.Network, "open", f.Actual.String()
 	case f.Kind == gateway.Ended && f.Actual.IsValid():

@@ -22,6 +22,7 @@ import (
 	"cofferdam/internal/boundary/native"
 	"cofferdam/internal/event"
 	"cofferdam/internal/gateway"
+	"cofferdam/internal/gateway/credential"
 	"cofferdam/internal/gateway/decide"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
@@ -79,13 +80,17 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	if err != nil {
 		return 0, err
 	}
+	secrets, started, err := credentials(ctx, p, c, started)
+	if err != nil {
+		return 0, err
+	}
 	if err := makeHome(p); err != nil {
 		return 0, err
 	}
 
 	// The session's folder and the record of what is guarded are made while
 	// the boundary goes up; the command waits for them.
-	r := &run{prepared: p, inspection: inspect, options: o, caller: c, store: store, recorder: &recorder{}, bell: make(chan struct{}, 1), attended: make(chan struct{})}
+	r := &run{prepared: p, inspection: inspect, credentials: secrets, options: o, caller: c, store: store, recorder: &recorder{}, bell: make(chan struct{}, 1), attended: make(chan struct{})}
 	defer r.close()
 	// From here on something has to be put in order before we may end: a
 	// signal waits until somebody can see to that.
@@ -191,6 +196,8 @@ type run struct {
 	rules       *decide.Rules // of the gateway
 	// inspection is nil if no rule needs TLS opened.
 	inspection *gateway.Inspection
+	// credentials is nil if nothing is masked.
+	credentials *credential.Set
 	// unswept: something may be left in the workspace. The session stays open then,
 	// so that the next start sweeps again, and does not take it for the person's own.
 	unswept bool
@@ -208,6 +215,11 @@ func (r *run) open(ctx context.Context) error {
 		return err
 	}
 	r.recorder.open(r.session.Events)
+	if r.credentials != nil {
+		if err := r.session.Write(session.PlaceholdersFile, r.credentials.Placeholders()); err != nil {
+			return err
+		}
+	}
 	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
 		return r.workspaceGone(err)
 	}
@@ -526,6 +538,12 @@ func streamsOf(c Caller, o Options) boundary.Streams {
 func tell(c Caller, warnings []policy.Warning, p *plan.Plan) {
 	for _, w := range warnings {
 		c.tell("warning: "+w.Text, Place(w.Origin), w.Hint)
+	}
+	for _, g := range p.Gaps {
+		if !g.Required {
+			rule, _ := p.Rule(g.Rule)
+			c.tell("warning: there is no "+g.Missing+": "+g.Because, Place(rule.Origin), g.Remedy)
+		}
 	}
 	network, part := false, []string{}
 	for _, r := range p.Rules {

@@ -101,6 +101,9 @@ type Mount struct {
 	Size   int64  `json:"size,omitempty"`   // bytes, tmpfs
 	Inodes int64  `json:"inodes,omitempty"` // tmpfs
 	Mode   uint32 `json:"mode,omitempty"`
+	// Masked: this File has the placeholders of credentials where the host's file of
+	// that name has the secrets. Its Content is empty here.
+	Masked bool `json:"masked,omitempty"`
 	// Optional: the source or target may have gone since Facts were taken.
 	// Only for allows: losing an allow is safe.
 	Optional bool `json:"optional,omitempty"`
@@ -112,7 +115,10 @@ type Mount struct {
 type EnvVar struct {
 	Name  string `json:"name"`
 	Value string `json:"value"`
-	Rule  int    `json:"rule,omitempty"`
+	// Credential is the ID of the one whose placeholder is the value, which is
+	// empty here; 0 for none.
+	Credential int `json:"credential,omitempty"`
+	Rule       int `json:"rule,omitempty"`
 }
 
 // Guard is a name pattern in the workspace that programs on the host obey
@@ -202,6 +208,25 @@ type Requests struct {
 	Refs []string `json:"refs,omitempty"` // of a git push: "refs/heads/agent/*"
 }
 
+// Credential is a secret for which the inside has a placeholder. Neither of the two is
+// ever in a plan.
+type Credential struct {
+	ID   int    `json:"id"`   // 1, 2, 3 ...
+	Name string `json:"name"` // of the variable, or the file as written
+	Kind string `json:"kind"` // "env", "file": where the placeholder is
+	// Of these one is set: where the value comes from, on the host.
+	Variable string   `json:"variable,omitempty"`
+	File     string   `json:"file,omitempty"`
+	Command  []string `json:"command,omitempty"`
+	// Extract is what of the file is the value; "": all but white space around.
+	Extract string `json:"extract,omitempty"`
+	TTL     int64  `json:"ttl,omitempty"` // of a command, milliseconds; 0: the session
+	// Hosts get the value: a name or "*.example.org", and the port.
+	Hosts  []string `json:"hosts"`
+	Bodies bool     `json:"bodies,omitempty"` // put into bodies, too
+	Rule   int      `json:"rule,omitempty"`
+}
+
 // Plan is one run.
 type Plan struct {
 	Version   int      `json:"version"` // 1
@@ -218,7 +243,9 @@ type Plan struct {
 	Guards      []Guard  `json:"guards,omitempty"`
 	Environment []EnvVar `json:"environment"`
 	Network     Network  `json:"network"`
-	Limits      []Limit  `json:"limits"`
+	// Credentials the inside has placeholders for.
+	Credentials []Credential `json:"credentials,omitempty"`
+	Limits      []Limit      `json:"limits"`
 	// Landlock is the ABI the plan was made for; 0 means no second lock.
 	Landlock int `json:"landlock"`
 	// FuseMasks: masks answer through the supervisor, which sees who asked.

@@ -48,6 +48,7 @@ func Parse(file string, data []byte) (*Document, error) {
 	var doc Document
 	d.value(reflect.ValueOf(&doc).Elem(), &t.root, "", "")
 	d.requestRules(doc.Network.Rules)
+	d.masks(doc.Credentials)
 	if err := d.problems.err(); err != nil {
 		return nil, err
 	}

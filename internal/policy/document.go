@@ -78,8 +78,8 @@ type Filesystem struct {
 	AllowGitConfig *Val[bool] `json:"allowGitConfig,omitempty" is:"bool"`
 }
 
-// Credentials lists secrets; it is denyRead and environment.deny by the names
-// that Claude Code's settings use.
+// Credentials lists secrets, by the names that Claude Code's settings use. Denied,
+// they are denyRead and environment.deny; masked, the command has a placeholder.
 type Credentials struct {
 	// Files and directories that hold secrets.
 	Files []CredentialFile `json:"files,omitempty"`
@@ -91,16 +91,41 @@ type Credentials struct {
 type CredentialFile struct {
 	// The file or directory.
 	Path Val[string] `json:"path" is:"path" need:"yes"`
-	// "deny": the command can't read it. This is the default.
+	// "deny": the command can't read it. This is the default. "mask": it reads a
+	// placeholder where the secret is, and the gateway puts the secret into
+	// requests to the hosts.
 	Mode *Val[string] `json:"mode,omitempty" is:"mode"`
+	// Hosts that get the secret, over TLS only: "api.example.org", "*.example.org"
+	// (subdomains only), each with an optional ":PORT"; without one, 443. A rule
+	// of the network has to allow them besides.
+	Hosts []Val[string] `json:"hosts,omitempty" is:"maskHost"`
+	// What of the file is the secret: the one group of this regular expression.
+	// Without it, the whole content but for white space around.
+	Extract *Val[string] `json:"extract,omitempty" is:"extract"`
+	// Whether the secret is put into bodies of requests, too.
+	Bodies *Val[bool] `json:"bodies,omitempty" is:"bool"`
 }
 
 // CredentialVar is one variable with a secret.
 type CredentialVar struct {
 	// The variable; a "*" at the end stands for any rest.
 	Name Val[string] `json:"name" is:"envDeny" need:"yes"`
-	// "deny": the command never gets it. This is the default.
+	// "deny": the command never gets it. This is the default. "mask": it gets a
+	// placeholder, and the gateway puts the secret into requests to the hosts.
 	Mode *Val[string] `json:"mode,omitempty" is:"mode"`
+	// Hosts that get the secret, over TLS only: "api.example.org", "*.example.org"
+	// (subdomains only), each with an optional ":PORT"; without one, 443. A rule
+	// of the network has to allow them besides. May be left out for the keys of
+	// the agents that have a profile.
+	Hosts []Val[string] `json:"hosts,omitempty" is:"maskHost"`
+	// A program on your side that prints the secret, with its arguments, in the
+	// place of your variable: ["gh", "auth", "token"].
+	Command []Val[string] `json:"command,omitempty" is:"value"`
+	// How long what the command prints is good: "1h". Without it, for the
+	// session. A host that does not accept it ends it, too.
+	TTL *Val[string] `json:"ttl,omitempty" is:"duration"`
+	// Whether the secret is put into bodies of requests, too.
+	Bodies *Val[bool] `json:"bodies,omitempty" is:"bool"`
 }
 
 // Network has the rules for connections.

@@ -14,6 +14,9 @@ const (
 	DenyRead   Access = "denyRead"
 	AllowWrite Access = "allowWrite" // implies allowRead
 	DenyWrite  Access = "denyWrite"
+	// Mask is allowRead, and what is read has a placeholder where the secret is
+	// (MaskRule). Whatever allows the same path, it stays masked.
+	Mask Access = "mask"
 )
 
 // PathRule is one path rule, resolved: Pattern is absolute, "~" and "."
@@ -42,6 +45,8 @@ const (
 	EnvAllow EnvAction = "allow" // passed through if set outside
 	EnvDeny  EnvAction = "deny"  // never passed, whatever allows it
 	EnvSet   EnvAction = "set"   // set to Value
+	// EnvMask: set to a placeholder (MaskRule), whatever allows or sets it.
+	EnvMask EnvAction = "mask"
 )
 
 // EnvRule is one rule for environment variables. Name may end in "*".
@@ -105,6 +110,7 @@ type Effective struct {
 	Env    []EnvRule   `json:"env"`
 	Net    []NetRule   `json:"net"`
 	Asked  []AskedTool `json:"asked,omitempty"` // none if Registries is no
+	Masks  []MaskRule  `json:"masks,omitempty"`
 	Guards []GuardRule `json:"guards"`
 	Limits []LimitRule `json:"limits"`
 

@@ -463,67 +463,133 @@ func wholeTree(s string) string {
 	}
 }
 
-// credentials of both tools: "deny" is carried; "mask" becomes deny.
-func credentials(nameKey, is string, add func(*importer, Val[string], Val[string], string)) rule {
-	masking := map[string]shape{
-		"extract": anything, "onExtractNoMatch": aString, "decode": aString, "maskClaims": strs, "injectHosts": strs,
-		"maskDuplicates": anything,
-	}
-	known := append(slices.Sorted(maps.Keys(masking)), nameKey, "mode")
+// masked is an entry of credentials in both tools, as far as masking goes.
+type masked struct {
+	name, mode Val[string]
+	hosts      []Val[string]
+	extract    *Val[string]
+	// not is why it can't be masked here, "" if it can.
+	not string
+}
+
+// credentials of both tools. "mask" is carried if all that it says means the same here;
+// else it becomes "deny", since half a mask is none.
+func credentials(nameKey, is string, add func(*importer, masked, string)) rule {
+	known := []string{"decode", "extract", "injectHosts", "maskClaims", "maskDuplicates", "mode", nameKey, "onExtractNoMatch"}
+	slices.Sort(known)
 	return rule{read: func(im *importer, v *hujson.Value, key string) {
 		for i, e := range im.elements(v, key) {
 			at := fmt.Sprintf("%s[%d]", key, i)
-			var name *Val[string]
-			mode := Val[string]{V: "deny", Pos: im.pos(e.StartOffset)}
+			m := masked{mode: Val[string]{V: modeDeny, Pos: im.pos(e.StartOffset)}}
+			named := false
+			var mode *hujson.Value
+			other := func(because string) {
+				if m.not == "" {
+					m.not = because
+				}
+			}
 			ok := im.members(e, at, func(n string, nameAt, value *hujson.Value) {
-				s, mask := masking[n]
-				switch {
-				case n == nameKey:
-					name = &Val[string]{}
-					im.text(name, value, join(at, n), is)
-				case n == "mode":
+				text := func() (string, bool) {
 					if !im.is(aString, value, join(at, n)) {
-						return
+						return "", false
 					}
-					mode.Pos = im.pos(value.StartOffset)
-					switch m := value.Value.(hujson.Literal).String(); m {
-					case "deny":
-					case "mask":
-						im.find(value, join(at, n), Tightened, "a masked secret needs the gateway, which is not there yet: it is denied")
+					return value.Value.(hujson.Literal).String(), true
+				}
+				switch n {
+				case nameKey:
+					named = true
+					im.text(&m.name, value, join(at, n), is)
+				case "mode":
+					s, ok := text()
+					switch {
+					case !ok:
+					case s == modeMask:
+						mode = value
+						m.mode = Val[string]{V: s, Pos: im.pos(value.StartOffset)}
+					case s == modeDeny:
+						m.mode.Pos = im.pos(value.StartOffset)
 					default:
-						im.report(value, join(at, n), quote(m)+" is not a known value", `write "deny" or "mask"`)
+						im.report(value, join(at, n), quote(s)+" is not a known value", `write "deny" or "mask"`)
 					}
-				case mask:
-					if im.is(s, value, join(at, n)) {
-						im.find(value, join(at, n), Tightened, "belongs to masking, which needs the gateway: the secret is denied as a whole")
+				case "injectHosts":
+					for j, h := range im.elements(value, join(at, n)) {
+						if !im.is(aString, h, fmt.Sprintf("%s[%d]", join(at, n), j)) {
+							continue
+						}
+						host := Val[string]{V: h.Value.(hujson.Literal).String(), Pos: im.pos(h.StartOffset)}
+						if text, _ := leaves["maskHost"].checkString(host.V); text != "" {
+							other(text)
+							continue
+						}
+						m.hosts = append(m.hosts, host)
 					}
+				case "extract":
+					if s, ok := text(); ok {
+						m.extract = &Val[string]{V: s, Pos: im.pos(value.StartOffset)}
+						if what, _ := checkExtract(s); what != "" {
+							other(what)
+						} else if nameKey == "name" {
+							other("only a whole variable can be masked here")
+						}
+					}
+				case "onExtractNoMatch":
+					if s, ok := text(); ok && s != "error" {
+						im.find(value, join(at, n), Tightened, "a secret that is not found where it should be stops the start here")
+					}
+				case "decode":
+					if _, ok := text(); ok {
+						other("a placeholder is no token that can be decoded here")
+					}
+				case "maskClaims":
+					if im.is(strs, value, join(at, n)) {
+						other("a placeholder is no token that can be decoded here")
+					}
+				case "maskDuplicates":
+					im.find(value, join(at, n), Carried, "every copy of the secret in its file is masked, and in no other file")
 				default:
 					im.unknown(nameAt, at, n, known)
 				}
 			})
 			switch {
 			case !ok:
-			case name == nil:
+				continue
+			case !named:
 				im.report(e, at, fmt.Sprintf("%q is missing", nameKey), "")
-			default:
-				add(im, *name, mode, join(at, nameKey))
+				continue
+			case mode == nil:
+			case m.not == "" && len(m.hosts) == 0 && (nameKey == "path" || len(keyHosts(m.name.V)) == 0):
+				other("it does not say for which hosts (injectHosts)")
+			case m.not == "" && signer(m.name.V) != "":
+				other(signer(m.name.V) + ", which is not done here")
+			case m.not == "" && (glob.HasMeta(m.name.V) || nameKey == "name" && strings.HasSuffix(m.name.V, "*")):
+				other("it stands for more than one")
 			}
+			if mode != nil && m.not != "" {
+				m.mode.V = modeDeny
+				im.find(mode, join(at, "mode"), Tightened, "it is denied as a whole: "+m.not)
+			}
+			if m.mode.V == modeDeny {
+				m.hosts, m.extract = nil, nil
+			}
+			add(im, m, join(at, nameKey))
 		}
 		im.find(v, key, Carried, "")
 	}}
 }
 
 var credentialRules = rules{
-	"files": credentials("path", "path", func(im *importer, v, mode Val[string], key string) {
-		v.V = wholeTree(v.V)
-		im.doc.Credentials.Files = append(im.doc.Credentials.Files, CredentialFile{Path: v, Mode: &mode})
-		im.absolute = append(im.absolute, absolute{v, DenyRead, key})
+	"files": credentials("path", "path", func(im *importer, m masked, key string) {
+		m.name.V = wholeTree(m.name.V)
+		im.doc.Credentials.Files = append(im.doc.Credentials.Files, CredentialFile{Path: m.name, Mode: &m.mode, Hosts: m.hosts, Extract: m.extract})
+		if m.mode.V == modeDeny {
+			im.absolute = append(im.absolute, absolute{m.name, DenyRead, key})
+		}
 	}),
-	"envVars": credentials("name", "envDeny", func(im *importer, v, mode Val[string], _ string) {
-		im.doc.Credentials.EnvVars = append(im.doc.Credentials.EnvVars, CredentialVar{Name: v, Mode: &mode})
+	"envVars": credentials("name", "envDeny", func(im *importer, m masked, _ string) {
+		im.doc.Credentials.EnvVars = append(im.doc.Credentials.EnvVars, CredentialVar{Name: m.name, Mode: &m.mode, Hosts: m.hosts})
 	}),
-	"awsPairs":             grants(aList, Tightened, "requests are signed by the gateway, which is not there yet: the credentials are not there inside"),
-	"sigv4":                toldAll(Tightened, needsGateway, map[string]shape{"streaming": anything, "presigned": anything, "sigv4a": anything}),
+	"awsPairs":             grants(aList, Tightened, "requests are not signed anew here: the credentials are not there inside"),
+	"sigv4":                toldAll(Tightened, "requests are not signed anew here", map[string]shape{"streaming": anything, "presigned": anything, "sigv4a": anything}),
 	"allowPlaintextInject": wants(false, Weakening, "a secret never goes over a connection that others can read"),
 }
 

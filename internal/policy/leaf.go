@@ -123,7 +123,7 @@ var leaves = map[string]leaf{
 	"boundary":      {enum: []string{"native"}},
 	"workspaceMode": {enum: []string{"live"}},
 	"home":          {enum: []string{"private", "ephemeral"}},
-	"mode":          {enum: []string{"deny"}},
+	"mode":          {enum: []string{modeDeny, modeMask}},
 	"path": {
 		match: lazily(`^[^\x00-\x1f\x7f]+$`),
 		not:   pathNot,
@@ -148,6 +148,13 @@ var leaves = map[string]leaf{
 		match: domainMatch,
 		check: checkDomain,
 	},
+	"maskHost": {
+		match:   lazily(`^(\*\.)?` + namePattern + `(:` + portPattern + `)?$`),
+		not:     wildSuffixes(),
+		check:   checkMaskHost,
+		refusal: "would take in hosts of strangers",
+	},
+	"extract": {match: lazily(`^[^\x00]+$`), check: checkExtract},
 	"cidr": {
 		match: cidrMatch,
 		check: checkCIDR,
@@ -197,8 +204,6 @@ func (l leaf) checkString(s string) (text, hint string) {
 func (l leaf) enumText(s string) (text, hint string) {
 	known := strings.Join(quoteAll(l.enum), " or ")
 	switch {
-	case s == "mask":
-		return `"mask" needs the network gateway, which is not there yet`, `write "deny"`
 	case s == "container" || s == "vm":
 		return fmt.Sprintf("the %s boundary is not there yet", s), "write " + known
 	case s == "copy" || s == "worktree":

@@ -185,7 +185,8 @@ func TestEveryKeyArrives(t *testing.T) {
 	s.write(s.UserFile, `{
  "extends": ["ruby"], "boundary": "native",
  "filesystem": {"allowRead": ["/ar"], "denyRead": ["/dr"], "allowWrite": ["/aw"], "denyWrite": ["/dw"], "allowGitConfig": true},
- "credentials": {"files": [{"path": "/cf"}], "envVars": [{"name": "CV"}]},
+ "credentials": {"files": [{"path": "/cf"}, {"path": "/mf", "mode": "mask", "hosts": ["a.test"], "extract": "(x)", "bodies": true}],
+  "envVars": [{"name": "CV"}, {"name": "MV", "mode": "mask", "hosts": ["*.a.test:8443"], "command": ["c", "d"], "ttl": "1m", "bodies": true}]},
  "network": {"allowedDomains": ["a.example"], "deniedDomains": ["d.example"], "allowedCIDRs": ["10.0.0.0/8"], "tunnelDomains": ["t.example"], "unlisted": "ask",
   "rules": [{"host": "r.example", "methods": ["GET"], "paths": ["/p"], "git": ["fetch", "push"], "refs": ["refs/heads/r"], "packages": ["install", "publish"],
    "uploads": ["gist", "release", "file"], "reason": "why"}, {"host": "r.example", "effect": "ask", "tls": "inspect"}, {"host": "*", "effect": "deny"}]},
@@ -213,6 +214,9 @@ func TestEveryKeyArrives(t *testing.T) {
 	for _, g := range e.Guards {
 		add(g.Origin, g.Pattern)
 	}
+	for _, m := range e.Masks {
+		add(m.Origin, fmt.Sprintf("mask %s%s %q %q %d %v %s", m.Name, m.Path, m.Hosts, m.Command, m.TTL, m.Bodies, m.Extract))
+	}
 	for _, l := range e.Limits {
 		add(l.Origin, l.Name+" "+l.Unit+" ", l.Value)
 	}
@@ -223,7 +227,9 @@ func TestEveryKeyArrives(t *testing.T) {
 	add(e.AllowRoot.Origin, "", e.AllowRoot.Value)
 	add(e.AllowGitConfig.Origin, "", e.AllowGitConfig.Value)
 	want := []string{
-		"boundary native", "credentials.envVars deny CV ", "credentials.files denyRead /cf", "environment.allow allow A ", "environment.deny deny D ",
+		"boundary native", "credentials.envVars deny CV ", "credentials.envVars mask MV ",
+		`credentials.envVars mask MV ["*.a.test:8443"] ["c" "d"] 60000 true `, "credentials.files denyRead /cf", "credentials.files mask /mf",
+		`credentials.files mask /mf ["a.test:443"] [] 0 true (x)`, "environment.allow allow A ", "environment.deny deny D ",
 		"environment.set set S 1", "filesystem.allowGitConfig true", "filesystem.allowRead allowRead /ar", "filesystem.allowWrite allowWrite /aw",
 		"filesystem.denyRead denyRead /dr", "filesystem.denyWrite denyWrite /dw", "identity.allowRoot true", "network.allowedCIDRs allowedCIDRs 10.0.0.0/8",
 		"network.allowedDomains allowedDomains a.example", "network.deniedDomains deniedDomains d.example",
@@ -596,6 +602,36 @@ func TestExtends(t *testing.T) {
 	})
 }
 
+// A project that is not trusted can take a secret away, and gives none to anybody.
+func TestProjectCantMask(t *testing.T) {
+	const text = `{"credentials": {"files": [{"path": "~/.npmrc", "mode": "mask", "hosts": ["evil.test"]}, {"path": "~/.denied"}],
+		"envVars": [{"name": "TOKEN", "mode": "mask", "hosts": ["evil.test"]}, {"name": "DENIED"}]}}`
+	for _, trusted := range []bool{false, true} {
+		s := newSite(t)
+		s.write(s.project(), text)
+		s.Trusted = func(string, []byte) bool { return trusted }
+		e := s.load()
+		var got []string
+		for _, r := range e.Paths {
+			if r.Origin.Layer == "project" {
+				got = append(got, string(r.Access)+" "+r.Text)
+			}
+		}
+		for _, r := range e.Env {
+			if r.Origin.Layer == "project" {
+				got = append(got, string(r.Action)+" "+r.Name)
+			}
+		}
+		want, masks := []string{"denyRead ~/.denied", "deny DENIED"}, 0
+		if trusted {
+			want, masks = []string{"mask ~/.npmrc", "denyRead ~/.denied", "mask TOKEN", "deny DENIED"}, 2
+		}
+		if !slices.Equal(got, want) || len(e.Masks) != masks || len(e.Warnings) != 2-masks {
+			t.Errorf("trusted %v: %q, %+v, %+v", trusted, got, e.Masks, e.Warnings)
+		}
+	}
+}
+
 // FuzzLoad: random documents in all layers never make the loader panic, and what an
 // untrusted one says never opens anything.
 func FuzzLoad(f *testing.F) {
@@ -619,7 +655,7 @@ func FuzzLoad(f *testing.F) {
 			if !filepath.IsAbs(r.Pattern) || filepath.Clean(r.Pattern) != r.Pattern {
 				t.Errorf("%+v", r)
 			}
-			if r.Origin.Layer == "project" && (r.Access == AllowRead || r.Access == AllowWrite) {
+			if r.Origin.Layer == "project" && (r.Access == AllowRead || r.Access == AllowWrite || r.Access == Mask) {
 				t.Errorf("the project opens %+v", r)
 			}
 		}

@@ -25,7 +25,9 @@ type profile struct {
 	set     [][2]string
 	domains []string // what it talks to, at port 443
 	asked   []string // tools that say where packages come from (host/registry)
-	seed    []Seed
+	// keys are the host to which a key belongs, by its variable.
+	keys map[string]string
+	seed []Seed
 }
 
 // profiles is the table of all of them. To add one: a line here, and one in
@@ -39,6 +41,7 @@ var profiles = map[string]profile{
 			{"CLAUDE_CONFIG_DIR", "~/.claude"}, {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1"}, {"DISABLE_AUTOUPDATER", "1"},
 		},
 		domains: []string{"api.anthropic.com", "claude.ai", "platform.claude.com"},
+		keys:    map[string]string{"ANTHROPIC_API_KEY": "api.anthropic.com", "ANTHROPIC_AUTH_TOKEN": "api.anthropic.com", "CLAUDE_CODE_OAUTH_TOKEN": "api.anthropic.com"},
 		seed: []Seed{
 			{Path: ".claude.json"}, {Path: ".claude/.claude.json"}, {Path: ".claude/settings.json"}, {Path: ".claude/CLAUDE.md"},
 			{Path: ".claude/.credentials.json", Secret: true},
@@ -50,6 +53,7 @@ var profiles = map[string]profile{
 		env:     []string{"OPENAI_API_KEY", "OPENAI_BASE_URL", "CODEX_API_KEY"},
 		set:     [][2]string{{"CODEX_HOME", "~/.codex"}},
 		domains: []string{"api.openai.com", "chatgpt.com", "auth.openai.com"},
+		keys:    map[string]string{"OPENAI_API_KEY": "api.openai.com", "CODEX_API_KEY": "api.openai.com"},
 		seed:    []Seed{{Path: ".codex/config.toml"}, {Path: ".codex/AGENTS.md"}, {Path: ".codex/auth.json", Secret: true}},
 	},
 	"gemini": {
@@ -57,6 +61,7 @@ var profiles = map[string]profile{
 		read:    []string{"~/.local/bin", "~/.npm-global"},
 		env:     []string{"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT", "GEMINI_MODEL"},
 		domains: []string{"generativelanguage.googleapis.com", "cloudcode-pa.googleapis.com", "accounts.google.com", "oauth2.googleapis.com"},
+		keys:    map[string]string{"GEMINI_API_KEY": "generativelanguage.googleapis.com", "GOOGLE_API_KEY": "generativelanguage.googleapis.com"},
 		seed:    []Seed{{Path: ".gemini/settings.json"}, {Path: ".gemini/GEMINI.md"}, {Path: ".gemini/oauth_creds.json", Secret: true}},
 	},
 	"opencode": {

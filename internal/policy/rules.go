@@ -109,7 +109,13 @@ func (e *Effective) add(l layer, place Place) {
 		}
 	}
 	for _, f := range d.Credentials.Files {
-		e.path(place.resolve(DenyRead, f.Path.V, l.origin("credentials.files", f.Path.Pos)))
+		if r := place.resolve(DenyRead, f.Path.V, l.origin("credentials.files", f.Path.Pos)); !isMask(f.Mode) {
+			e.path(r)
+		} else if !widening("credentials.files", f.Path.Pos, f.Path.V) {
+			r.Access = Mask
+			e.path(r)
+			e.Masks = append(e.Masks, f.mask(r))
+		}
 	}
 	for _, v := range d.Environment.Allow {
 		if !widening("environment.allow", v.Pos, v.V) {
@@ -126,7 +132,13 @@ func (e *Effective) add(l layer, place Place) {
 		e.Env = append(e.Env, EnvRule{EnvDeny, v.V, "", l.origin("environment.deny", v.Pos)})
 	}
 	for _, v := range d.Credentials.EnvVars {
-		e.Env = append(e.Env, EnvRule{EnvDeny, v.Name.V, "", l.origin("credentials.envVars", v.Name.Pos)})
+		o := l.origin("credentials.envVars", v.Name.Pos)
+		if !isMask(v.Mode) {
+			e.Env = append(e.Env, EnvRule{EnvDeny, v.Name.V, "", o})
+		} else if !widening("credentials.envVars", v.Name.Pos, v.Name.V) {
+			e.Env = append(e.Env, EnvRule{EnvMask, v.Name.V, "", o})
+			e.Masks = append(e.Masks, v.mask(o))
+		}
 	}
 	for _, n := range []struct {
 		key    string

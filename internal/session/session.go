@@ -50,6 +50,9 @@ const (
 	socketFile   = "control.sock"
 	// answersFile is the socket of those who answer questions; not by us.
 	answersFile = "approvals.sock"
+	// PlaceholdersFile has what stands for the plan's credentials inside, for commands
+	// that enter. It is written before the session is live.
+	PlaceholdersFile = "placeholders.json"
 )
 
 // maxFile bounds what is read back of a stored JSON file.

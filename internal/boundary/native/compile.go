@@ -362,10 +362,13 @@ func (t *tree) nearest(target string) (plan.Mount, bool) {
 func (t *tree) stage(p *plan.Plan) {
 	t.dir(staging)
 	size, inodes := int64(1<<16), int64(16)
-	content := map[string]string{} // by name in staging
+	content, modes := map[string]string{}, map[string]uint32{} // by name in staging
 	for _, m := range p.Mounts {
 		if name := fileName(m); m.Kind == plan.File && content[name] == "" {
-			content[name] = m.Content
+			content[name], modes[name] = m.Content, 0o444
+			if m.Mode != 0 {
+				modes[name] = m.Mode
+			}
 			size, inodes = size+int64(len(m.Content))+1<<14, inodes+1
 		}
 	}
@@ -377,7 +380,7 @@ func (t *tree) stage(p *plan.Plan) {
 	for _, name := range slices.Sorted(maps.Keys(content)) {
 		t.add(mount.File(call.Masks, name, 0o600))
 		t.add(call.Write("mounts", call.Masks, name, content[name])...)
-		t.add(mount.Chmod(call.Masks, name, 0o444))
+		t.add(mount.Chmod(call.Masks, name, modes[name]))
 	}
 	masks := slices.ContainsFunc(p.Mounts, func(m plan.Mount) bool { return m.Kind == plan.Mask })
 	if t.fuse = masks && p.FuseMasks; t.fuse {

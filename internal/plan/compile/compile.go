@@ -77,6 +77,7 @@ func Plan(in Input) (*plan.Plan, error) {
 	c.mechanisms()
 	c.known()
 	c.rules()
+	c.credentials() // first: a file with a secret is mounted otherwise
 	c.tree()
 	c.guards()
 	c.network() // first: the environment says where its proxies are
@@ -217,10 +218,10 @@ func (c *compiler) known() {
 	refuse("network.unlisted", e.Unlisted.Value, policy.Deny, policy.Ask)
 	refuse("workspace.home", e.Home.Value, "private", "ephemeral")
 	for _, r := range e.Paths {
-		refuse("the path rule", string(r.Access), string(policy.AllowRead), string(policy.AllowWrite), string(policy.DenyRead), string(policy.DenyWrite))
+		refuse("the path rule", string(r.Access), string(policy.AllowRead), string(policy.AllowWrite), string(policy.DenyRead), string(policy.DenyWrite), string(policy.Mask))
 	}
 	for _, r := range e.Env {
-		refuse("the rule for a variable", string(r.Action), string(policy.EnvAllow), string(policy.EnvDeny), string(policy.EnvSet))
+		refuse("the rule for a variable", string(r.Action), string(policy.EnvAllow), string(policy.EnvDeny), string(policy.EnvSet), string(policy.EnvMask))
 	}
 	for _, r := range e.Net {
 		refuse("the network rule", r.Key, "allowedDomains", "deniedDomains", "allowedCIDRs", "tunnelDomains", "rules")
@@ -577,7 +578,7 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 					lastRead = r
 				}
 			}
-			if r.Access != policy.AllowRead {
+			if r.Access != policy.AllowRead && r.Access != policy.Mask {
 				if stronger(r, write) {
 					write = r
 				}
@@ -826,6 +827,9 @@ func (c *compiler) subject(p string) {
 	switch {
 	case fact.Kind == host.KindAbsent || (fact.Kind == host.KindUnknown && !has.read):
 		// Nothing to mount, and nothing to hide.
+		return
+	case a.read && c.masked(p) && fact.Kind != host.KindSymlink:
+		c.maskFile(p, dir, base, has, a.by)
 		return
 	case fact.Kind == host.KindSymlink && (a.read || !has.read):
 		// The target is a subject of its own; the link is made where

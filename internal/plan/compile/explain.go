@@ -73,9 +73,16 @@ func (c *compiler) explainPath(e *Explanation) {
 	if e.Kind == "write" && a.read {
 		decider = write
 	}
-	e.Allowed = a.read && (e.Kind == "read" || a.write)
+	e.Allowed = a.read && (e.Kind == "read" || a.write && !c.masked(p))
 	verb := map[string]string{"read": "read", "write": "written"}[e.Kind]
 	switch {
+	case e.Allowed && c.masked(p):
+		e.Text = p + " can be read, and has a placeholder where the secret is"
+		for _, m := range c.in.Policy.Masks {
+			if m.Path == path.Clean(e.Subject) || m.Path == p {
+				e.Text += "; the real value is put into requests to " + strings.Join(m.Hosts, ", ")
+			}
+		}
 	case e.Allowed:
 		e.Text = p + " can be " + verb
 	case decider == nil:
@@ -140,6 +147,9 @@ func (c *compiler) explainEnv(e *Explanation) {
 		if !matchName(r.Name, e.Subject) {
 			continue
 		}
+		if r.Action == policy.EnvMask {
+			continue
+		}
 		if r.Action == policy.EnvDeny {
 			e.Allowed = false
 			e.by("deny "+r.Name, "", r.Origin)
@@ -154,6 +164,9 @@ func (c *compiler) explainEnv(e *Explanation) {
 			e.Text = e.Subject + " is set by the policy"
 		}
 		e.Change = fmt.Sprintf(`"environment": {"deny": [%q]} in a policy`, e.Subject)
+	}
+	if c.explainMask(e) {
+		return
 	}
 	if !e.Allowed {
 		e.Text = e.Subject + " does not come in: no rule allows it"

@@ -55,7 +55,7 @@ func (c *compiler) netRules() (out []plan.NetRule) {
 // them all as they are meant. There is a gateway if there is something to allow and
 // connections can be brought to it; else nothing outside can be reached at all.
 func (c *compiler) network() []plan.NetRule {
-	meant := c.netRules()
+	meant := c.openFor(c.netRules())
 	out := []plan.NetRule{}
 	allows := slices.ContainsFunc(meant, func(n plan.NetRule) bool { return n.Allow || n.Ask && c.nobody() == "" })
 	for _, n := range meant {
@@ -77,6 +77,7 @@ func (c *compiler) network() []plan.NetRule {
 	}
 	gateway := c.p.Network.Mode == "gateway"
 	c.p.Network.Inspect = c.p.Network.Inspect && gateway
+	defer c.reachable(out)
 	for _, n := range out {
 		st := &c.p.Rules[n.Rule-1]
 		if !gateway {

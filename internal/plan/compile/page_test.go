@@ -68,3 +68,37 @@ func TestNetworkPage(t *testing.T) {
 		t.Errorf("%d examples with %d lines", examples, lines)
 	}
 }
+
+// The examples of the page about credentials are policies, and all that they mask is put
+// into requests that the rules beside them allow.
+func TestCredentialsPage(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/credentials.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	blocks := regexp.MustCompile("(?s)```jsonc\n(.*?)```").FindAllStringSubmatch(string(page), -1)
+	for _, b := range blocks {
+		in := masking(t, "", b[1], "")
+		in.Environ = append(in.Environ, "CLIENT_SECRET=x")
+		p := mustPlan(t, in)
+		if len(p.Credentials) != strings.Count(b[1], `"mask"`) || len(p.Gaps) > 0 {
+			t.Errorf("%s\n%+v, %+v", b[1], p.Credentials, p.Gaps)
+		}
+	}
+	if len(blocks) == 0 {
+		t.Error("no example")
+	}
+	// The table of keys is what the policy knows.
+	rows := regexp.MustCompile("(?m)^\\| (`[A-Z_`, ]+`) \\| `([^`]+)` \\|$").FindAllStringSubmatch(string(page), -1)
+	for _, r := range rows {
+		for _, name := range regexp.MustCompile("[A-Z_]+").FindAllString(r[1], -1) {
+			in := masking(t, "", `{"credentials": {"envVars": [{"name": "`+name+`", "mode": "mask"}]}}`, "")
+			if len(in.Policy.Masks) != 1 || in.Policy.Masks[0].Hosts[0] != r[2] {
+				t.Errorf("%s: %+v", name, in.Policy.Masks)
+			}
+		}
+	}
+	if len(rows) != 3 {
+		t.Errorf("%d rows", len(rows))
+	}
+}

@@ -24,6 +24,7 @@ func (c *compiler) environment() {
 	type variable struct {
 		value string
 		rule  int
+		mask  int // plan.Credential.ID
 	}
 	vars := map[string]variable{}
 	var denied []string
@@ -32,6 +33,9 @@ func (c *compiler) environment() {
 		"PWD": c.in.Dir, "TMPDIR": "/tmp", "COFFERDAM": "1",
 	}
 	for _, r := range c.in.Policy.Env {
+		if r.Action == policy.EnvMask {
+			continue // of the credentials
+		}
 		text := string(r.Action) + " environment " + r.Name
 		id := c.rule(text, r.Origin, plan.Enforced, "environment", "")
 		for name, value := range outside {
@@ -39,7 +43,7 @@ func (c *compiler) environment() {
 				continue
 			}
 			if r.Action == policy.EnvAllow {
-				vars[name] = variable{value, id}
+				vars[name] = variable{value: value, rule: id}
 			}
 		}
 		for _, name := range slices.Sorted(maps.Keys(fixed)) {
@@ -54,7 +58,7 @@ func (c *compiler) environment() {
 			denied = append(denied, r.Name)
 		}
 		if r.Action == policy.EnvSet {
-			vars[r.Name] = variable{c.expand(r.Value), id}
+			vars[r.Name] = variable{value: c.expand(r.Value), rule: id}
 		}
 	}
 	if c.p.Network.Mode == "gateway" {
@@ -64,13 +68,24 @@ func (c *compiler) environment() {
 				continue
 			}
 			if _, lower := vars[strings.ToLower(name)]; !lower {
-				vars[name], vars[strings.ToLower(name)] = variable{value, 0}, variable{value, 0}
+				vars[name], vars[strings.ToLower(name)] = variable{value: value}, variable{value: value}
 			}
 		}
 	}
 	for name, value := range c.toolSettings() {
 		if _, said := vars[name]; !said {
-			vars[name] = variable{value, 0}
+			vars[name] = variable{value: value}
+		}
+	}
+	// A masked variable comes in as nothing else, whatever lets or sets it.
+	for _, r := range c.in.Policy.Env {
+		if r.Action == policy.EnvMask {
+			delete(vars, r.Name)
+		}
+	}
+	for _, m := range c.p.Credentials {
+		if m.Kind == "env" {
+			vars[m.Name] = variable{rule: m.Rule, mask: m.ID}
 		}
 	}
 	if c.p.Network.Inspect {
@@ -83,7 +98,7 @@ func (c *compiler) environment() {
 				c.p.Rules[v.rule-1].Status = plan.Coarse
 				c.p.Rules[v.rule-1].Note = name + " inside names a file with the certificates of yours and of the session, by which TLS is opened"
 			}
-			vars[name] = variable{trustVariables()[name], v.rule}
+			vars[name] = variable{value: trustVariables()[name], rule: v.rule}
 		}
 	}
 	for name := range vars {
@@ -92,10 +107,10 @@ func (c *compiler) environment() {
 		}
 	}
 	for name, value := range fixed {
-		vars[name] = variable{value, 0}
+		vars[name] = variable{value: value}
 	}
 	for name, v := range vars {
-		c.p.Environment = append(c.p.Environment, plan.EnvVar{Name: name, Value: v.value, Rule: v.rule})
+		c.p.Environment = append(c.p.Environment, plan.EnvVar{Name: name, Value: v.value, Credential: v.mask, Rule: v.rule})
 	}
 	sort.Slice(c.p.Environment, func(i, j int) bool { return c.p.Environment[i].Name < c.p.Environment[j].Name })
 }
