@@ -51,7 +51,8 @@ const (
 	// ones there are no more than largeHeads in memory at once.
 	smallHead  = 8 << 10
 	largeHeads = 64
-	// largeLists of pushes, of which each can have maxPush, are in memory at once.
+	// largeLists of pushes, of which each can have maxPush, or bodies that have to be
+	// held (maxHeld) are in memory at once.
 	largeLists = 16
 	// maxEnded clients whose TLS is ended here are served at once: each takes about
 	// 100 KiB, for two connections with a record of 16 KiB each way.

@@ -93,6 +93,9 @@ func (x *exchange) hold(t target, req *head, out *body) error {
 	if req.length > maxHeld {
 		return bad(fmt.Sprintf("a body of more than %d KiB, into which something would be put that is not as long as its placeholder; send it in chunks", maxHeld>>10))
 	}
+	if req.length > smallHead && !out.room.take() {
+		return x.g.refuse(x.c, t, tooMany, fmt.Sprintf("a body of more than %d bytes that has to be held, while %d others are; try again", smallHead, largeLists))
+	}
 	if err := x.goOn(req, out); err != nil {
 		return bad(err.Error())
 	}
