@@ -100,7 +100,11 @@ func (r *run) network(f gateway.Fact) error {
 		case decide.NotAllowed, gateway.Unanswered, gateway.Declined:
 			// A rule for the host would open it, unless the host is open and the
 			// request is not one of those that may be made.
-			if f.Method == "" || !r.rules.Connect(f.Name, f.Port).Allow {
+			host := r.rules.Connect(f.Name, f.Port)
+			if f.Name == "" {
+				host = r.rules.ConnectAddr(netip.AddrPortFrom(f.Dest, f.Port))
+			}
+			if f.Method == "" || !host.Allow {
 				e.Access = "connect"
 			}
 		}

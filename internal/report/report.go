@@ -107,6 +107,15 @@ func sentence(e event.Event) string {
 		add("status %d", e.Status)
 	case event.End:
 		add("nothing is left inside")
+	case event.Network:
+		// Of a request, what it asks for; of a connection, that it was opened, ended, ...
+		if e.Action == "request" {
+			method, path, _ := strings.Cut(e.To, " ")
+			add("%s %s at", Quote(method), Quote(path))
+		} else if e.Action != "" {
+			add("%s", Plain(e.Action))
+		}
+		add("%s", Quote(e.Subject))
 	default:
 		if e.Subject != "" {
 			add("%s", Quote(e.Subject))

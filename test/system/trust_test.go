@@ -306,6 +306,9 @@ func TestInspectionIsRecorded(t *testing.T) {
 			t.Errorf("not recorded: %s\n%s%s", want, logs.out, r.err)
 		}
 	}
+	if text := s.run(t, "logs", id).out; !strings.Contains(text, "GET /hello at "+goodName) || strings.Contains(r.err, "to allow it") {
+		t.Errorf("%s%s", text, r.err)
+	}
 	if strings.Contains(logs.out, "hidden") {
 		t.Errorf("a query is recorded: %s", logs.out)
 	}
