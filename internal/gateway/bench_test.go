@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/tls"
 	"io"
 	"net"
@@ -20,7 +21,7 @@ func BenchmarkRequest(b *testing.B) {
 			if how != "looked" {
 				inside.AddCert(trusted().cert)
 			}
-			tr := &http.Transport{MaxConnsPerHost: 1, TLSClientConfig: &tls.Config{RootCAs: inside, ServerName: "example.org"}, Dial: func(string, string) (net.Conn, error) {
+			tr := &http.Transport{MaxConnsPerHost: 1, TLSClientConfig: &tls.Config{RootCAs: inside, ServerName: "example.org"}, DialContext: func(context.Context, string, string) (net.Conn, error) {
 				if how == "straight" {
 					return net.Dial("tcp", w.servers[":443"])
 				}

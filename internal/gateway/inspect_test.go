@@ -584,7 +584,7 @@ func TestInspectedMemory(t *testing.T) {
 			}
 		}
 	}()
-	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: inside}, Dial: func(string, string) (net.Conn, error) {
+	c := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: inside}, DialContext: func(context.Context, string, string) (net.Conn, error) {
 		c := w.named("example.org", "443")
 		c.SetDeadline(time.Time{})
 		return c, nil
