@@ -9,6 +9,7 @@ package registry
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -30,8 +31,8 @@ import (
 )
 
 const (
-	// askTime is how long a tool may take.
-	askTime = 5 * time.Second
+	// DefaultTime is how long a tool may take: npm on a busy machine takes seconds.
+	DefaultTime = 10 * time.Second
 	// maxAnswer bounds what it may print, in bytes.
 	maxAnswer = 256 << 10
 	// maxRegistries a tool may name.
@@ -51,6 +52,7 @@ type Asker struct {
 	// File remembers the answers. It has to lie where nothing inside can write.
 	File string
 	Now  func() time.Time
+	Time time.Duration // that a tool may take; 0 is DefaultTime
 }
 
 // person is whose tools they are.
@@ -332,7 +334,8 @@ func (a *Asker) run(ctx context.Context, t tool, p person, program, real string)
 			return "", err
 		}
 	}
-	ctx, cancel := context.WithTimeout(ctx, askTime)
+	limit := cmp.Or(a.Time, DefaultTime)
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, real, t.args...)
 	cmd.Args[0] = program // rustup and its like go by it
@@ -368,7 +371,7 @@ func (a *Asker) run(ctx context.Context, t tool, p person, program, real string)
 	_ = group()
 	switch {
 	case ctx.Err() != nil:
-		err = fmt.Errorf("it took more than %v", askTime)
+		err = fmt.Errorf("it took more than %v", limit)
 	case out.over:
 		err = errors.New("it said too much")
 	}

@@ -125,8 +125,8 @@ var tools = []tool{
 	},
 	{
 		// Its index, from its configuration or else as it has it built in, and where
-		// that one keeps its files. -I: nothing of the working directory is loaded.
-		name: "python3", args: []string{"-I", "-c", askPip},
+		// that one keeps its files. -E: no variable says what is loaded.
+		name: "python3", args: []string{"-E", "-c", askPip},
 		environ: []string{"PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE"},
 		files:   []string{"~/.config/pip/pip.conf", "~/.pip/pip.conf", "/etc/pip.conf", "/etc/xdg/pip/pip.conf", "$PIP_CONFIG_FILE", "~/.pyenv/version"},
 		read: func(out string, p person) reply {
