@@ -16,6 +16,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -221,9 +222,38 @@ func (a *Asker) find(name string) (program, real, why string) {
 		if a.open(real) || a.open(full) {
 			return "", "", "it is not asked: " + full + " lies where commands inside can write"
 		}
+		// A link into the project by the interpreter's name would be as good.
+		if by := interpreter(real); by != "" && by != name {
+			if _, _, why := a.find(by); why != "" {
+				return "", "", why
+			}
+		}
 		return full, real, ""
 	}
 	return "", "", ""
+}
+
+// interpreter is the program that env(1) would look up on PATH for a script; "" if it
+// would look up none.
+func interpreter(script string) string {
+	f, err := os.Open(script)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var head [256]byte
+	n, _ := io.ReadFull(f, head[:])
+	line, _, _ := strings.Cut(string(head[:n]), "\n")
+	words := strings.Fields(strings.TrimPrefix(line, "#!"))
+	if !strings.HasPrefix(line, "#!") || len(words) < 2 || filepath.Base(words[0]) != "env" {
+		return ""
+	}
+	for _, w := range words[1:] {
+		if !strings.HasPrefix(w, "-") && !strings.Contains(w, "=") {
+			return filepath.Base(w)
+		}
+	}
+	return ""
 }
 
 // expand resolves the "~" and "$NAME" of the table; "" for a variable that is not set.

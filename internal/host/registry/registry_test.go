@@ -141,6 +141,14 @@ func TestNothingOfTheProject(t *testing.T) {
 	}
 	m.asker.Environ = []string{"PATH=" + link + ":" + m.bin}
 	refused("a program of the project by a symlink")
+	m.asker.Environ = path
+	m.program(t, m.project+"/bin", "interp", `touch ~/canary`)
+	write(t, m.bin+"/gem", "#!/usr/bin/env interp\n")
+	if err := os.Symlink(m.project+"/bin/interp", m.bin+"/interp"); err != nil {
+		t.Fatal(err)
+	}
+	refused("an interpreter that is a link into the project")
+	m.program(t, m.bin, "gem", `echo "https://gems.test/"`)
 	m.asker.Environ = []string{"PATH=project/bin::.:" + m.bin}
 	t.Chdir(filepath.Dir(m.project))
 	if got := m.ask(t, "gem"); got != "gem gems.test:443" {
