@@ -162,8 +162,11 @@ func writable(p *plan.Plan) func(string) bool {
 		}
 	}
 	dirs = append(dirs, p.Workspace)
-	return func(path string) bool {
-		path = filepath.Clean(path)
+	lies := func(path string) bool {
 		return slices.ContainsFunc(dirs, func(d string) bool { return within(path, d) })
+	}
+	return func(path string) bool {
+		// A name elsewhere can be a symlink into it.
+		return lies(filepath.Clean(path)) || lies(realDir(filepath.Clean(path)))
 	}
 }
