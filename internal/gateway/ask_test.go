@@ -45,15 +45,14 @@ func (w *world) person() *person {
 	return p
 }
 
-func wait[T any](t *testing.T, c chan T) T {
+func wait[T any](t *testing.T, c chan T) (v T) {
 	t.Helper()
 	select {
-	case v := <-c:
-		return v
+	case v = <-c:
 	case <-time.After(10 * time.Second):
 		t.Fatal("nothing came")
-		panic("not reached")
 	}
+	return v
 }
 
 func parrot(c net.Conn) { _, _ = io.Copy(c, c) }
