@@ -36,7 +36,7 @@ const ours = module + "/..."
 
 func rules() []rule {
 	return []rule{
-		{who: []string{"plan", "event", "host"}, never: []string{ours}, deep: true,
+		{who: []string{"plan", "event", "host", "workspace/change"}, never: []string{ours}, deep: true,
 			reason: "leaves: everybody may use these values, so they can't know anybody"},
 		{who: []string{"policy/..."}, never: []string{ours, "os/exec", "net/http"}, except: []string{"plan", "policy/...", "glob", "profile/...", "gateway/decide"}, deep: true,
 			reason: "what is permitted must not depend on the machine, and must be fuzzable; a host's name is read by whoever will decide about it"},
