@@ -15,6 +15,7 @@ import (
 
 	"cofferdam/internal/boundary"
 	"cofferdam/internal/gateway/credential"
+	"cofferdam/internal/host/lookup"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/session"
 )
@@ -120,12 +121,21 @@ func sourceOf(p *plan.Plan, m plan.Credential, c Caller) (credential.Source, err
 		return f, nil
 	}
 	write := writable(p)
-	env := credential.Environment(c.Environ, write)
+	var lacks []string
+	env := credential.Environment(c.Environ, write, func(list string) []string {
+		kept := lookup.Path(list, write)
+		for _, dir := range filepath.SplitList(list) {
+			if filepath.IsAbs(dir) && !slices.Contains(kept, dir) && !slices.Contains(lacks, dir) {
+				lacks = append(lacks, dir)
+			}
+		}
+		return kept
+	})
 	program, err := findProgram(m.Command, Caller{Environ: env}, place{dir: "/"})
 	var gone *boundary.ExecError
 	switch {
 	case errors.As(err, &gone):
-		return nil, fmt.Errorf("command %s: not found in any directory on PATH that the inside can't write", gone.Program)
+		return nil, fmt.Errorf("command %s: not found in any directory on PATH of which no name leads to what the inside can write", gone.Program)
 	case err != nil:
 		return nil, err
 	}
@@ -141,7 +151,10 @@ func sourceOf(p *plan.Plan, m plan.Credential, c Caller) (credential.Source, err
 	case write(program) || write(real):
 		return nil, fmt.Errorf("command %s: the inside can write there, so it is not run on your side", program)
 	}
-	return &credential.Command{Argv: append([]string{real}, m.Command[1:]...), Env: env, TTL: time.Duration(m.TTL) * time.Millisecond}, nil
+	if err := lookup.Interpreters(real, write); err != nil {
+		return nil, fmt.Errorf("command %w, so it is not run on your side", err)
+	}
+	return &credential.Command{Argv: append([]string{real}, m.Command[1:]...), Env: env, TTL: time.Duration(m.TTL) * time.Millisecond, Lacks: lacks}, nil
 }
 
 // writable says of paths on the host whether the inside of a plan can write there, or

@@ -324,13 +324,22 @@ func TestMaskedCommand(t *testing.T) {
 
 	planted := filepath.Join(s.workspace, "helper")
 	script(planted, "touch "+s.home+"/ran; echo "+realToken)
-	if err := os.Symlink(planted, filepath.Join(s.home, "bin/link")); err != nil {
+	if err := os.Symlink(planted, filepath.Join(s.home, "bin/by-link")); err != nil {
 		t.Fatal(err)
 	}
-	for _, command := range []string{planted, filepath.Join(s.home, "bin/link")} {
+	for _, command := range []string{planted, filepath.Join(s.home, "bin/by-link")} {
 		write(command)
 		a.try(t, s, "echo started", "--policy", policy).complains(t, 69, "API_TOKEN", "the inside can write there")
 	}
+	// As good as a program of the workspace: what one is run by.
+	s.write(t, helper, "#!"+planted+"\n")
+	write(helper)
+	a.try(t, s, "echo started", "--policy", policy).complains(t, 69, "API_TOKEN", "its interpreter", "commands inside can write")
+	s.write(t, helper, "#!/usr/bin/env by-link\n")
+	path := len(s.env)
+	s.env = append(s.env, "PATH="+filepath.Join(s.home, "bin")+":/usr/bin:/bin")
+	a.try(t, s, "echo started", "--policy", policy).complains(t, 69, "API_TOKEN", "exit status 127", "missing", filepath.Join(s.home, "bin"))
+	s.env = s.env[:path]
 	s.env = append(s.env, "OTHER=has "+realToken+" in it")
 	a.try(t, s, "echo started", "--mask", a.mask("OTHER_TOKEN"), "--env", "OTHER").wants(t, 0)
 	s.env = append(s.env, "OTHER_TOKEN="+realToken)

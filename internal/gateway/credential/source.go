@@ -154,6 +154,9 @@ type Command struct {
 	Argv []string // the first is an absolute path
 	Env  []string
 	TTL  time.Duration
+	// Lacks are the directories that its PATH lacks because the inside could put
+	// programs there: a failure tells of them.
+	Lacks []string
 
 	once sync.Once
 	turn chan struct{} // holds one: who has it may use what is below
@@ -248,7 +251,10 @@ func (c *Command) run(ctx context.Context) (string, error) {
 	case err == nil && strings.TrimSpace(string(out.b)) == "":
 		err = errors.New("it printed nothing")
 	}
-	if err != nil {
+	switch {
+	case err != nil && len(c.Lacks) > 0:
+		return "", fmt.Errorf("command %s: %w (on its PATH are missing, as names there lead to what the inside can write: %s)", c.Argv[0], err, strings.Join(c.Lacks, ", "))
+	case err != nil:
 		return "", fmt.Errorf("command %s: %w", c.Argv[0], err)
 	}
 	return strings.TrimSpace(string(out.b)), nil
@@ -270,9 +276,9 @@ func (w *bounded) Write(p []byte) (int, error) {
 
 // Environment is what a command gets of the caller's variables: without the directories
 // that the inside can write, where it could have put a program or a library, and without
-// those that say where the caller is. Programs are then found on a PATH of which the
-// inside has no part.
-func Environment(env []string, writable func(path string) bool) []string {
+// those that say where the caller is. PATH becomes what path leaves of it: programs are
+// then found in directories of which the inside has no part.
+func Environment(env []string, writable func(path string) bool, path func(list string) []string) []string {
 	var out []string
 	for _, kv := range env {
 		name, value, ok := strings.Cut(kv, "=")
@@ -281,8 +287,7 @@ func Environment(env []string, writable func(path string) bool) []string {
 		}
 		parts := strings.Split(value, ":")
 		if name == "PATH" {
-			parts = slices.DeleteFunc(parts, func(dir string) bool { return !strings.HasPrefix(dir, "/") || writable(dir) })
-			out = append(out, "PATH="+strings.Join(parts, ":"))
+			out = append(out, "PATH="+strings.Join(path(value), ":"))
 			continue
 		}
 		if !slices.ContainsFunc(parts, func(p string) bool { return strings.HasPrefix(p, "/") && writable(p) }) {

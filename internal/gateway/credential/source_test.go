@@ -155,7 +155,13 @@ func TestCommandsPlace(t *testing.T) {
 
 func TestEnvironment(t *testing.T) {
 	writable := func(p string) bool { return strings.HasPrefix(p, "/ws") }
-	got := Environment([]string{"HOME=/home/x", "PATH=/usr/bin:/ws/bin:.:relative::/bin", "PWD=/ws", "OLDPWD=/", "PYTHONPATH=/opt:/ws/src", "GH_HOST=api.test", "BASH_ENV=/ws/x", "broken"}, writable)
+	path := func(list string) []string {
+		if list != "/usr/bin:/ws/bin" {
+			t.Errorf("PATH %q", list)
+		}
+		return []string{"/usr/bin", "/bin"}
+	}
+	got := Environment([]string{"HOME=/home/x", "PATH=/usr/bin:/ws/bin", "PWD=/ws", "OLDPWD=/", "PYTHONPATH=/opt:/ws/src", "GH_HOST=api.test", "BASH_ENV=/ws/x", "broken"}, writable, path)
 	if want := []string{"HOME=/home/x", "PATH=/usr/bin:/bin", "GH_HOST=api.test"}; !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
 	}

@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"cofferdam/internal/host"
+	"cofferdam/internal/host/lookup"
 )
 
 const (
@@ -221,6 +222,9 @@ func (a *Asker) find(name string) (program, real, why string) {
 		}
 		if a.open(real) || a.open(full) {
 			return "", "", "it is not asked: " + full + " lies where commands inside can write"
+		}
+		if err := lookup.Interpreters(real, a.open); err != nil {
+			return "", "", "it is not asked: " + err.Error()
 		}
 		// A link into the project by the interpreter's name would be as good.
 		if by := interpreter(real); by != "" && by != name {

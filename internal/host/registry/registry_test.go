@@ -148,6 +148,8 @@ func TestNothingOfTheProject(t *testing.T) {
 		t.Fatal(err)
 	}
 	refused("an interpreter that is a link into the project")
+	write(t, m.bin+"/gem", "#!"+m.project+"/bin/interp\n")
+	refused("an interpreter of the project")
 	m.program(t, m.bin, "gem", `echo "https://gems.test/"`)
 	m.asker.Environ = []string{"PATH=project/bin::.:" + m.bin}
 	t.Chdir(filepath.Dir(m.project))
