@@ -196,7 +196,7 @@ func (s *Summary) WriteText(w io.Writer, style Style, id string) error {
 				// Not folded: it is copied.
 				b.WriteString("    to allow it: cofferdam run " + r.Allow + "\n")
 			} else {
-				line(4, "no rule allows it")
+				line(4, "no flag of run opens it")
 			}
 		}
 		if n := s.More[event.Denied]; n > 0 {
