@@ -15,6 +15,7 @@ package compile
 import (
 	"errors"
 	"fmt"
+	"iter"
 	"path"
 	"slices"
 	"strings"
@@ -560,35 +561,24 @@ func (c *compiler) decide(p string) access {
 // is none, which is a no. denyRead speaks of both, as allowWrite does: what opens a
 // part of it for reading opens nothing for writing.
 func (c *compiler) deciding(p string) (read, write *pathRule) {
-	// Only rules for p and for what it lies in count: a few, however many
-	// things the patterns of the policy have matched.
 	var lastRead, lastWrite *pathRule
-	for at := p; ; at = path.Dir(at) {
-		for _, i := range c.index[at] {
-			r := &c.paths[i]
-			if !c.speaksOf(r, p) {
-				continue
+	for r := range c.speaking(p) {
+		last := r.Origin.Layer == "managed"
+		if speaksOfReading(r) {
+			if stronger(r, read) {
+				read = r
 			}
-			last := r.Origin.Layer == "managed"
-			if r.Access != policy.DenyWrite {
-				if stronger(r, read) {
-					read = r
-				}
-				if last && stronger(r, lastRead) {
-					lastRead = r
-				}
-			}
-			if r.Access != policy.AllowRead && r.Access != policy.Mask {
-				if stronger(r, write) {
-					write = r
-				}
-				if last && stronger(r, lastWrite) {
-					lastWrite = r
-				}
+			if last && stronger(r, lastRead) {
+				lastRead = r
 			}
 		}
-		if at == "/" || at == "." {
-			break
+		if speaksOfWriting(r) {
+			if stronger(r, write) {
+				write = r
+			}
+			if last && stronger(r, lastWrite) {
+				lastWrite = r
+			}
 		}
 	}
 	if lastRead != nil && denies(lastRead) {
@@ -598,6 +588,29 @@ func (c *compiler) deciding(p string) (read, write *pathRule) {
 		write = lastWrite
 	}
 	return read, write
+}
+
+func speaksOfReading(r *pathRule) bool { return r.Access != policy.DenyWrite }
+func speaksOfWriting(r *pathRule) bool {
+	return r.Access != policy.AllowRead && r.Access != policy.Mask
+}
+
+// speaking are the rules for p, from those for itself to those for all around it. Only
+// rules for p and for what it lies in are looked at: a few, however many things the
+// patterns of the policy have matched.
+func (c *compiler) speaking(p string) iter.Seq[*pathRule] {
+	return func(yield func(*pathRule) bool) {
+		for at := p; ; at = path.Dir(at) {
+			for _, i := range c.index[at] {
+				if r := &c.paths[i]; c.speaksOf(r, p) && !yield(r) {
+					return
+				}
+			}
+			if at == "/" || at == "." {
+				return
+			}
+		}
+	}
 }
 
 // add keeps a rule, by the path that it speaks of. That a name is an example takes

@@ -3,6 +3,7 @@ package compile
 import (
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 
 	"cofferdam/internal/glob"
@@ -22,6 +23,8 @@ type Explanation struct {
 	Origin  plan.Origin `json:"origin,omitzero"`
 	Reason  string      `json:"reason,omitempty"`
 	Change  string      `json:"change,omitempty"`
+	// Lost are rules for the same path that did not decide, the nearest first.
+	Lost []policy.PathRule `json:"lost,omitempty"`
 }
 
 // Explain answers one question about a policy with the code that makes plans. A
@@ -69,8 +72,8 @@ func (c *compiler) explainPath(e *Explanation) {
 			return
 		}
 	}
-	decider := read
-	if e.Kind == "write" && a.read {
+	decider, writing := read, e.Kind == "write" && a.read
+	if writing {
 		decider = write
 	}
 	e.Allowed = a.read && (e.Kind == "read" || a.write && !c.masked(p))
@@ -92,6 +95,7 @@ func (c *compiler) explainPath(e *Explanation) {
 	}
 	if decider != nil {
 		e.by(string(decider.Access)+" "+decider.Text, decider.Reason, decider.Origin)
+		e.Lost = c.lost(p, decider, writing)
 	}
 	name := p
 	if rel, ok := strings.CutPrefix(p, c.in.Workspace+"/"); ok {
@@ -113,6 +117,26 @@ func (c *compiler) explainPath(e *Explanation) {
 		return
 	}
 	e.Change = fmt.Sprintf(`"filesystem": {"allow%s": [%q]} in a policy, or --allow-%s %s`, key, name, e.Kind, name)
+}
+
+// maxLost bounds what an explanation lists.
+const maxLost = 8
+
+// lost are the rules for p beside the one that decides.
+func (c *compiler) lost(p string, decider *pathRule, writing bool) []policy.PathRule {
+	var out []policy.PathRule
+	for r := range c.speaking(p) {
+		said := func(o policy.PathRule) bool { return o.Access == r.Access && o.Text == r.Text && o.Origin == r.Origin }
+		counts := speaksOfReading(r)
+		if writing {
+			counts = speaksOfWriting(r)
+		}
+		// A pattern stands here once for each of its depths.
+		if counts && len(out) < maxLost && !said(decider.PathRule) && !slices.ContainsFunc(out, said) {
+			out = append(out, r.PathRule)
+		}
+	}
+	return out
 }
 
 // match adds the patterns that speak of p, which need not exist.

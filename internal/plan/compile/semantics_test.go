@@ -370,3 +370,28 @@ func TestDenialsNeverWiden(t *testing.T) {
 		}
 	}
 }
+
+// An explanation names the rules that fit and did not decide, and no others.
+func TestExplainNamesLosers(t *testing.T) {
+	in := masking(t, "", `{"filesystem": {"allowRead": ["."], "allowWrite": ["a"], "denyWrite": ["a/b"], "denyRead": ["elsewhere"]}}`, "")
+	for _, c := range []struct {
+		kind, subject, rule string
+		lost                []string
+	}{
+		{"write", "a/b", "denyWrite a/b", []string{"allowWrite a", "allowWrite .", "denyRead ~"}},
+		{"write", "a/c", "allowWrite a", []string{"allowWrite .", "denyRead ~"}},
+		{"read", "a/c", "allowWrite a", []string{"allowWrite .", "allowRead .", "denyRead ~"}},
+	} {
+		e, err := Explain(in.Policy, in.Facts, annWork, c.kind, annWork+"/"+c.subject)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var lost []string
+		for _, r := range e.Lost {
+			lost = append(lost, string(r.Access)+" "+r.Text)
+		}
+		if e.Rule != c.rule || !slices.Equal(lost, c.lost) {
+			t.Errorf("%s %s: %s, before %q; want %s, before %q", c.kind, c.subject, e.Rule, lost, c.rule, c.lost)
+		}
+	}
+}
