@@ -263,7 +263,7 @@ func TestRealTools(t *testing.T) {
 	if full, err := exec.LookPath("go"); err == nil {
 		path += ":" + filepath.Dir(full)
 	}
-	m.asker.Environ = append(os.Environ(), "HOME="+m.home, "PATH="+path)
+	m.asker.Environ = append(os.Environ(), "HOME="+m.home, "PATH="+path, "PIP_INDEX_URL=")
 	for _, d := range []string{"/.config/pip", "/.config/go"} {
 		if err := os.MkdirAll(m.home+d, 0o700); err != nil {
 			t.Fatal(err)

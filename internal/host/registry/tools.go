@@ -194,7 +194,8 @@ found = {}
 for key, value in c.items():
     for k, v in value.items() if isinstance(value, dict) else [(key, value)]:
         section, _, name = k.rpartition(".")
-        if name in ("index-url", "extra-index-url"):
+        # What is empty is no setting, as for pip itself.
+        if name in ("index-url", "extra-index-url") and v.strip():
             # A variable goes before what is for one command, and that before the rest.
             rank = (section.startswith(":env:"), section != "global")
             if name not in found or rank >= found[name][0]:
