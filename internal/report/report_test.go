@@ -184,3 +184,30 @@ func FuzzQuote(f *testing.F) {
 		onlyPrintable(t, Line(event.Event{Kind: event.Kind(s), Subject: s, Process: s, Rule: s, Detail: s}, Style{Width: 40}))
 	})
 }
+
+// The summary says how to open what was refused once, and never that nothing would
+// when the reason says how.
+func TestAdvice(t *testing.T) {
+	for _, test := range []struct{ access, reason, why, allow string }{
+		{"network", "a.test leads to 192.0.2.1:443: for documentation, which needs a rule of its own; to allow it: --allow-cidr 192.0.2.1/32:443",
+			"why: a.test leads to 192.0.2.1:443: for documentation, which needs a rule of its own\n", "to allow it: cofferdam run --allow-cidr 192.0.2.1/32:443\n"},
+		{"connect", "a.test:443 is not allowed by any rule; to allow it: --allow-domain a.test:443", "why: a.test:443 is not allowed by any rule\n", "to allow it: cofferdam run --allow-domain a.test:443\n"},
+		{"network", `it publishes; to allow it, in network.rules: {"host": "a.test"}`, "why: it publishes; to allow it, in network.rules: {\"host\": \"a.test\"}\n", ""},
+		{"network", "denied: because; to allow it: --allow-domain x; rm -rf /", "why: denied: because; to allow it: --allow-domain x; rm -rf /\n", ""},
+		{"network", "denied: because; to allow it: --allow-read ~/.ssh", "why: denied: because; to allow it: --allow-read ~/.ssh\n", ""},
+		{"network", "a placeholder was sent to a.test:443", "why: a placeholder was sent to a.test:443\n", "no flag of run opens it\n"},
+	} {
+		s := &Summary{}
+		if err := s.Event(event.Event{Kind: event.Denied, Access: test.access, Action: "connect", Subject: "a.test:443", Reason: test.reason}); err != nil {
+			t.Fatal(err)
+		}
+		var b strings.Builder
+		if err := s.WriteText(&b, Style{}, "ID"); err != nil {
+			t.Fatal(err)
+		}
+		got := b.String()
+		if !strings.Contains(got, test.why) || !strings.Contains(got, test.allow) || strings.Count(got, "allow it") > 1 || test.allow == "" && strings.Contains(got, "no flag") {
+			t.Errorf("%s: %s", test.reason, got)
+		}
+	}
+}

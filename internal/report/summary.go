@@ -122,10 +122,23 @@ func (s *Summary) refused(e event.Event, n int) {
 		s.more(e.Kind, n)
 		return
 	}
+	reason, flag := advice(e.Reason)
 	s.Refused = append(s.Refused, Refusal{
 		Access: e.Access, Action: e.Action, Subject: e.Subject, Process: e.Process,
-		Rule: e.Rule, Origin: e.Origin, Reason: e.Reason, Count: n, Allow: allow(e),
+		Rule: e.Rule, Origin: e.Origin, Reason: reason, Count: n, Allow: or(allow(e), flag),
 	})
+}
+
+// advice takes a reason of the gateway's apart, which names the flag itself, for those
+// who read it inside. Nothing but a host or a range is taken for one: a reason can also
+// be somebody's words in a policy. One that names a rule to write stays whole.
+func advice(reason string) (why, flag string) {
+	why, said, ok := strings.Cut(reason, "; to allow it: ")
+	name, value, _ := strings.Cut(said, " ")
+	if !ok || name != "--allow-cidr" && name != "--allow-domain" || value == "" || strings.Trim(value, "abcdefghijklmnopqrstuvwxyz0123456789.:/[]_-") != "" {
+		return reason, ""
+	}
+	return why, said
 }
 
 func (s *Summary) more(k event.Kind, n int) {
@@ -195,7 +208,7 @@ func (s *Summary) WriteText(w io.Writer, style Style, id string) error {
 			if r.Allow != "" {
 				// Not folded: it is copied.
 				b.WriteString("    to allow it: cofferdam run " + r.Allow + "\n")
-			} else {
+			} else if !strings.Contains(r.Reason, "to allow it") {
 				line(4, "no flag of run opens it")
 			}
 		}

@@ -475,7 +475,7 @@ func (r *Rules) address(to netip.AddrPort, own func(netip.Addr) bool, bare bool,
 		case v.Code == NotAllowed && why != "":
 			v = Verdict{Code: SpecialAddress, Reason: fmt.Sprintf("%s: %s, which needs a rule of its own; to allow it: --allow-cidr %s", what, why, suggest(f, port))}
 		case v.Code == NotAllowed:
-			v.Reason = fmt.Sprintf("%s: no rule allows this address; connect by name, or to allow it: --allow-cidr %s", what, suggest(f, port))
+			v.Reason = fmt.Sprintf("%s: no rule allows this address; connect by name; to allow it: --allow-cidr %s", what, suggest(f, port))
 		}
 		if !v.Allow && !v.Ask && !v.Refs {
 			return v
