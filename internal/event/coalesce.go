@@ -59,15 +59,23 @@ type like struct {
 }
 
 type pending struct {
-	written int // lines written in full
-	waiting int // counted and not written yet
-	last    Event
-	quiet   bool // nothing came since the last Tick
+	written int   // lines written in full
+	waiting int   // counted and not written yet
+	last    Event // with the sums of those that wait
+	quiet   bool  // nothing came since the last Tick
 }
 
 type overflow struct {
 	count int
+	sums  Event // its amounts alone
 	last  time.Time
+}
+
+// sum adds the amounts of b to those of e.
+func (e *Event) sum(b Event) {
+	e.BytesOut += b.BytesOut
+	e.BytesIn += b.BytesIn
+	e.Lasted += b.Lasted
 }
 
 // NewCoalescer returns a Coalescer that writes to w.
@@ -116,8 +124,13 @@ func (c *Coalescer) Add(e Event) (out Event, stored bool, err error) {
 	}
 	p.quiet = false
 	if p.written >= firstOfKind {
+		if p.waiting == 0 {
+			p.last = Event{}
+		}
+		sums := e
+		sums.sum(p.last)
 		p.waiting += e.Count
-		p.last = e
+		p.last = sums
 		return e, false, c.w.Err()
 	}
 	if s.budget <= 0 {
@@ -187,7 +200,8 @@ func (c *Coalescer) flush() error {
 		// Tick. It still counts against the budget.
 		e := Event{Kind: kind, Time: o.last, Count: o.count,
 			Detail: fmt.Sprintf("%d events of different subjects, too many to list", o.count)}
-		o.count = 0
+		e.sum(o.sums)
+		o.count, o.sums = 0, Event{}
 		if _, err := c.write(e); err != nil {
 			return err
 		}
@@ -203,6 +217,7 @@ func (c *Coalescer) overflow(e Event) error {
 		c.kinds = append(c.kinds, e.Kind)
 	}
 	o.count += e.Count
+	o.sums.sum(e)
 	o.last = e.Time
 	return c.w.Err()
 }

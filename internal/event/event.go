@@ -37,6 +37,11 @@ type Event struct {
 	// Status is the exit status of the command (exit), Detail anything else.
 	Status int    `json:"status,omitempty"`
 	Detail string `json:"detail,omitempty"`
+	// What a closed connection carried, and for how long, in nanoseconds; of several
+	// that one event stands for, the sums.
+	BytesOut int64 `json:"bytesOut,omitempty"`
+	BytesIn  int64 `json:"bytesIn,omitempty"`
+	Lasted   int64 `json:"lastedNanoseconds,omitempty"`
 	// Prev is the hex SHA-256 of the line before (the hash chain).
 	Prev string `json:"prev,omitempty"`
 }
@@ -50,7 +55,7 @@ const (
 	Denied   Kind = "denied"    // something was refused
 	SetAside Kind = "set-aside" // a guarded name appeared and was moved away
 	LimitHit Kind = "limit"     // a ceiling was reached
-	Network  Kind = "network"   // a connection to the outside was opened, ended, or failed; a request was let through
+	Network  Kind = "network"   // a name was answered; a connection to the outside was opened, ended, or failed; a request was let through
 	Ask      Kind = "ask"       // something waits for a person's answer
 	Answer   Kind = "answer"    // a person has answered: Action is what, PID and Detail who
 	Notice   Kind = "notice"    // told to the person, nothing refused

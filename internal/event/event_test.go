@@ -299,6 +299,38 @@ func TestCoalescerCountsLikeEvents(t *testing.T) {
 	}
 }
 
+// What many connections have carried adds up to the same, folded or not.
+func TestAmountsAddUp(t *testing.T) {
+	w, name := tempWriter(t)
+	c := NewCoalescer(w)
+	sent := int64(0)
+	add := func(n, subject int) {
+		for i := range int64(n) {
+			sent += i
+			if _, _, err := c.Add(Event{Kind: Network, Action: "close", Subject: fmt.Sprint(subject, strings.Repeat("x", 1000)), Time: t0, BytesOut: i, BytesIn: 2 * i, Lasted: 3 * i}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	add(100, 0)
+	c.Tick(t0.Add(time.Second))
+	add(10, 0)
+	for subject := range 3000 { // more than are remembered, and than may be written
+		add(2, subject)
+	}
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	_, events, _ := readFile(t, name)
+	var sum Event
+	for _, e := range events {
+		sum.sum(e)
+	}
+	if sum.BytesOut != sent || sum.BytesIn != 2*sent || sum.Lasted != 3*sent {
+		t.Errorf("%d out, %d in, %d ns; sent %d", sum.BytesOut, sum.BytesIn, sum.Lasted, sent)
+	}
+}
+
 // A flood of different, long subjects must neither fill disk or memory nor
 // lose a count.
 // Where something was carried to stays to be read, however much was refused before.

@@ -78,8 +78,8 @@ func (r *run) closeGateway() {
 	}
 }
 
-// network records what the gateway has decided and carried. An allowed question for
-// a name, or a connection, is no event: nothing leaves the machine for it yet.
+// network records what the gateway has decided and carried. That a connection is allowed
+// is no event: that it was opened, or could not be, is.
 func (r *run) network(f gateway.Fact) error {
 	e := event.Event{Subject: destination(f.Name, f.Dest, f.Port), Detail: "by " + f.Via}
 	if rule, ok := r.plan.Rule(f.Verdict.Rule); ok {
@@ -114,6 +114,8 @@ func (r *run) network(f gateway.Fact) error {
 		case f.Port == 0:
 			e.Action = "resolve"
 		}
+	case f.Kind == gateway.Decided && f.Port == 0:
+		e.Kind, e.Action = event.Network, "resolve"
 	case f.Kind == gateway.Decided && f.Method != "":
 		e.Kind, e.Action = event.Network, "request"
 	case f.Kind == gateway.Put:
@@ -122,7 +124,7 @@ func (r *run) network(f gateway.Fact) error {
 		e.Kind, e.Action, e.To = event.Network, "open", f.Actual.String()
 	case f.Kind == gateway.Ended && f.Actual.IsValid():
 		e.Kind, e.Action, e.To, e.Reason = event.Network, "close", f.Actual.String(), f.Err
-		e.Detail = fmt.Sprintf("%d bytes out, %d in", f.BytesOut, f.BytesIn)
+		e.BytesOut, e.BytesIn, e.Lasted = f.BytesOut, f.BytesIn, int64(f.Duration)
 	case f.Kind == gateway.Ended:
 		e.Kind, e.Action, e.Reason = event.Network, "fail", f.Err
 	default:

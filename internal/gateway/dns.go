@@ -164,12 +164,11 @@ func (g *Gateway) lookup(q dnsmessage.Question) (dnsmessage.RCode, netip.Addr) {
 		// second pool, and no HTTPS record, whose keys would hide the SNI.
 		return dnsmessage.RCodeSuccess, none
 	}
-	told := false
-	a, ok := g.names.address(name, func() bool { told = true; return record(name, v) })
+	a, ok := g.names.address(name)
 	if !ok {
-		if !told {
-			record(name, decide.Verdict{Code: tooMany, Reason: fmt.Sprintf("more than %d names in one session", maxNames)})
-		}
+		v = decide.Verdict{Code: tooMany, Reason: fmt.Sprintf("more than %d names in one session", maxNames)}
+	}
+	if !record(name, v) || !ok {
 		return dnsmessage.RCodeServerFailure, none
 	}
 	return dnsmessage.RCodeSuccess, a

@@ -33,15 +33,14 @@ func newNames(max int) *names {
 }
 
 // address returns what stands for a name. The address depends on the name, so that it
-// is mostly the same in the next session. Before a name gets one, told is called; if
-// that is false, it gets none. ok is false too if there are too many names.
-func (n *names) address(name string, told func() bool) (a netip.Addr, ok bool) {
+// is mostly the same in the next session. ok is false if there are too many names.
+func (n *names) address(name string) (a netip.Addr, ok bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if a, ok := n.byName[name]; ok {
 		return a, true
 	}
-	if len(n.byName) >= n.max || !told() {
+	if len(n.byName) >= n.max {
 		return netip.Addr{}, false
 	}
 	sum := sha256.Sum256([]byte(name))

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"cofferdam/internal/event"
 )
@@ -130,7 +131,11 @@ func sentence(e event.Event) string {
 	if r := rule(e); r != "" {
 		add("[%s]", r)
 	}
-	if t := join("; ", Plain(e.Reason), Plain(e.Detail)); t != "" {
+	carried := ""
+	if e.BytesOut+e.BytesIn+e.Lasted > 0 {
+		carried = fmt.Sprintf("%d bytes out, %d in, %v", e.BytesOut, e.BytesIn, time.Duration(e.Lasted).Round(time.Millisecond))
+	}
+	if t := join("; ", Plain(e.Reason), Plain(e.Detail), carried); t != "" {
 		add("- %s", t)
 	}
 	return strings.Join(nonEmpty(w), " ")

@@ -25,6 +25,7 @@ import (
 	"testing"
 	"time"
 
+	"cofferdam/internal/event"
 	"cofferdam/internal/testenv"
 )
 
@@ -279,23 +280,24 @@ func TestLargeTransfers(t *testing.T) {
 func TestNetworkIsRecorded(t *testing.T) {
 	s := newSite(t)
 	o := newOutside(t, s)
-	line := fmt.Sprintf(`curl -sS -m 5 http://%s:%d/x; curl -sS -m 5 http://%s:%[2]d/y`, goodName, o.http, evilName)
+	line := fmt.Sprintf(`curl -sS -m 5 --noproxy '*' http://%s:%d/x; curl -sS -m 5 http://%s:%[2]d/y`, goodName, o.http, evilName)
 	r := o.try(t, s, line, o.allow()...)
 	id := r.err[strings.LastIndex(r.err, " ")+1:]
 	logs := s.run(t, "logs", "--json", strings.TrimSpace(id))
-	var opened, closed, denied bool
+	var answered, opened, closed, denied bool
 	for text := range strings.Lines(logs.out) {
-		var e struct{ Kind, Action, Subject, Rule, To, Detail string }
+		var e event.Event
 		if err := json.Unmarshal([]byte(text), &e); err != nil {
 			t.Fatalf("%v: %s", err, text)
 		}
+		answered = answered || e.Kind == "network" && e.Action == "resolve" && e.Subject == goodName && e.Rule != ""
 		subject := fmt.Sprintf("%s:%d", goodName, o.http)
 		opened = opened || e.Kind == "network" && e.Action == "open" && e.Subject == subject && e.To == fmt.Sprintf("127.0.0.1:%d", o.http)
-		closed = closed || e.Kind == "network" && e.Action == "close" && e.Subject == subject && strings.Contains(e.Detail, "bytes out")
+		closed = closed || e.Kind == "network" && e.Action == "close" && e.Subject == subject && e.BytesOut > 0 && e.BytesIn > 0 && e.Lasted > 0
 		denied = denied || e.Kind == "denied" && strings.HasPrefix(e.Subject, evilName)
 	}
-	if !opened || !closed || !denied {
-		t.Errorf("opened %v, closed %v, denied %v in %s%s%s", opened, closed, denied, logs.out, logs.err, r.err)
+	if !answered || !opened || !closed || !denied {
+		t.Errorf("answered %v, opened %v, closed %v, denied %v in %s%s%s", answered, opened, closed, denied, logs.out, logs.err, r.err)
 	}
 }
 
