@@ -125,3 +125,19 @@ func TestWatchRenamed(t *testing.T) {
 		await(t, told, p)
 	}
 }
+
+// A .git file may be harmless at first: what it says later is judged too, in a directory
+// of which only new names are told otherwise.
+func TestWatchGitFileRewritten(t *testing.T) {
+	g := newGitBox(t)
+	g.must("", "git init -q --bare .git/modules/m; mkdir early late; echo gitdir: ../.git/modules/m > early/.git")
+	g.takeAll()
+	told, stop := g.watch()
+	defer stop()
+	for _, dir := range []string{"early", "late"} {
+		g.must("", "echo gitdir: ../.git/modules/m > "+dir+"/.git; echo x > "+dir+"/.envrc")
+		await(t, told, dir+"/.envrc") // when this is dealt with, the other has been judged
+		g.must("", "echo gitdir: /etc > "+dir+"/.git")
+		await(t, told, dir+"/.git")
+	}
+}
