@@ -33,10 +33,6 @@ func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspect
 	if !p.Network.Inspect {
 		return nil, p, nil
 	}
-	roots, err := authority.Roots(environ, compile.RootFiles)
-	if err != nil {
-		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable, or unset it"}
-	}
 	extra, err := authority.Extra(environ, p.Network.Roots)
 	if err != nil {
 		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable that names it, or unset it"}
@@ -49,7 +45,10 @@ func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspect
 	if err != nil {
 		return nil, nil, err
 	}
-	all := slices.Concat(a.PEM(), extra, roots)
+	all, err := authority.Roots(slices.Concat(a.PEM(), extra), environ, compile.RootFiles)
+	if err != nil {
+		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable, or unset it"}
+	}
 	content := map[plan.Holds]func() string{
 		plan.HoldsAuthority: func() string { return string(a.PEM()) + string(extra) },
 		plan.HoldsRoots:     func() string { return string(all) },
@@ -75,7 +74,7 @@ func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspect
 		Certificate: a.Certificate,
 		// Parsing some hundred certificates takes milliseconds: not before a server is to
 		// be verified, and not the session's own, which is for the inside.
-		Roots:    sync.OnceValue(func() *x509.CertPool { return authority.Pool(slices.Concat(extra, roots)) }),
+		Roots:    sync.OnceValue(func() *x509.CertPool { return authority.Pool(all[len(a.PEM()):]) }),
 		Sessions: tls.NewLRUClientSessionCache(serverSessions),
 	}, &started, nil
 }

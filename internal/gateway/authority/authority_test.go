@@ -138,7 +138,7 @@ func TestRoots(t *testing.T) {
 	if err := os.WriteFile(odd, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if b, err := Roots(nil, []string{odd}); err != nil || !bytes.Equal(b, pem.EncodeToMemory(two)) {
+	if b, err := Roots(nil, nil, []string{odd}); err != nil || !bytes.Equal(b, pem.EncodeToMemory(two)) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 	if b := JavaStore(append(pem.EncodeToMemory(one), pem.EncodeToMemory(two)...), time.Now()); !bytes.Contains(b, one.Bytes) || !bytes.Contains(b, two.Bytes) {
@@ -154,7 +154,7 @@ func TestRoots(t *testing.T) {
 		{"SSL_CERT_FILE=" + a + "|SSL_CERT_DIR=" + dir + "/d|NODE_EXTRA_CA_CERTS=" + c, []*pem.Block{one, two, three}},
 	} {
 		env := strings.Split(x.environ, "|")
-		got, err := Roots(env, []string{dir + "/none", c})
+		got, err := Roots(nil, env, []string{dir + "/none", c})
 		extra, eerr := Extra(env, nil)
 		if got = append(got, extra...); err == nil {
 			err = eerr
@@ -177,12 +177,12 @@ func TestRoots(t *testing.T) {
 		}
 	}
 	for _, bad := range []string{"SSL_CERT_FILE=" + dir + "/none", "SSL_CERT_FILE=" + dir + "/d/README", "SSL_CERT_FILE=/dev/zero", "SSL_CERT_DIR=" + dir + "/none", "NODE_EXTRA_CA_CERTS=" + dir} {
-		b, err := Roots([]string{bad}, []string{a})
+		b, err := Roots(nil, []string{bad}, []string{a})
 		if _, eerr := Extra([]string{bad}, nil); err == nil && eerr == nil {
 			t.Errorf("%s: %d bytes", bad, len(b))
 		}
 	}
-	if b, err := Roots(nil, []string{dir + "/none", a, c}); err != nil || !bytes.Equal(b, pem.EncodeToMemory(one)) {
+	if b, err := Roots(nil, nil, []string{dir + "/none", a, c}); err != nil || !bytes.Equal(b, pem.EncodeToMemory(one)) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
 	if b, err := Extra(nil, []string{c, dir + "/d"}); err != nil || !bytes.Equal(b, append(pem.EncodeToMemory(three), pem.EncodeToMemory(two)...)) {

@@ -1,10 +1,10 @@
 package authority
 
 import (
-	"bytes"
 	"crypto/sha1"
 	"encoding/base64"
 	"encoding/binary"
+	"slices"
 	"strconv"
 	"time"
 	"unicode/utf16"
@@ -18,15 +18,7 @@ const javaPassword = "changeit"
 // this old form by itself where it expects its list of roots, and it needs no cipher;
 // the format is in the sources of sun.security.provider.JavaKeyStore.
 func JavaStore(roots []byte, made time.Time) []byte {
-	var ders [][]byte
-	for block := range blocks(roots) {
-		text := bytes.ReplaceAll(block[len(begin):len(block)-len(end)], []byte("\n"), nil)
-		der := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
-		if n, err := base64.StdEncoding.Decode(der, text); err == nil {
-			ders = append(ders, der[:n])
-		}
-	}
-	b := make([]byte, 0, len(roots))
+	b := make([]byte, 0, len(roots)) // base64 is longer
 	number := func(n int) { b = binary.BigEndian.AppendUint32(b, uint32(n)) }
 	text := func(s string) { // ASCII, so what Java calls modified UTF-8
 		b = binary.BigEndian.AppendUint16(b, uint16(len(s)))
@@ -34,15 +26,28 @@ func JavaStore(roots []byte, made time.Time) []byte {
 	}
 	number(0xfeedfeed)
 	number(2)
-	number(len(ders))
-	for i, der := range ders {
-		number(2)             // a certificate that is trusted
-		text(strconv.Itoa(i)) // its name
+	count := 0
+	number(count) // stands for itself
+	for block := range blocks(roots) {
+		before := len(b)
+		number(2)                 // a certificate that is trusted
+		text(strconv.Itoa(count)) // its name
 		b = binary.BigEndian.AppendUint64(b, uint64(made.UnixMilli()))
 		text("X.509")
-		number(len(der))
-		b = append(b, der...)
+		at := len(b)
+		number(0) // stands for its length
+		der := block[len(begin) : len(block)-len(end)]
+		b = slices.Grow(b, base64.StdEncoding.DecodedLen(len(der)))
+		n, err := base64.StdEncoding.Decode(b[len(b):cap(b)], der) // passes over ends of lines
+		if err != nil {
+			b = b[:before]
+			continue
+		}
+		binary.BigEndian.PutUint32(b[at:], uint32(n))
+		b = b[:len(b)+n]
+		count++
 	}
+	binary.BigEndian.PutUint32(b[8:], uint32(count))
 	// Not against anybody: it finds out whether the file is whole.
 	h := sha1.New()
 	for _, c := range utf16.Encode([]rune(javaPassword)) {

@@ -5,22 +5,24 @@ import (
 	"crypto/x509"
 	"fmt"
 	"hash/maphash"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
 // maxRoots bounds what is read of one file; Debian's has 220 KB.
 const maxRoots = 8 << 20
 
-// Roots are those that whoever started us trusts, as PEM, each once: of SSL_CERT_FILE
+// Roots are first, and those that whoever started us trusts, as PEM, each once: of SSL_CERT_FILE
 // and SSL_CERT_DIR, and, unless both are set, of the first of the machine's lists that
 // is there (OpenSSL and Go read their directory beside a file that is named, and their
 // file beside a directory). What is named and can't be read is an error: without it a
 // corporate proxy, say, would be an unknown one. Nothing but certificates is taken of the
 // files, so that a key that somebody keeps beside one does not come along.
-func Roots(environ, lists []string) ([]byte, error) {
-	var l list
+func Roots(first []byte, environ, lists []string) ([]byte, error) {
+	l := list{out: bytes.Clone(first)}
 	file, dirs := variable(environ, "SSL_CERT_FILE"), variable(environ, "SSL_CERT_DIR")
 	if file != "" {
 		if err := l.file(file); err != nil {
@@ -37,7 +39,7 @@ func Roots(environ, lists []string) ([]byte, error) {
 			break
 		}
 	}
-	return l.out.Bytes(), nil
+	return l.out, nil
 }
 
 // Extra are roots beside these: of NODE_EXTRA_CA_CERTS, and of files and directories
@@ -58,25 +60,25 @@ func Extra(environ, named []string) ([]byte, error) {
 			return nil, fmt.Errorf("roots that programs inside are told to trust: %w", err)
 		}
 	}
-	return l.out.Bytes(), nil
+	return l.out, nil
 }
 
 // list is certificates, each once: a directory for OpenSSL has each under two names,
 // beside one file with all of them.
 type list struct {
-	out  bytes.Buffer
+	out  []byte
 	seed maphash.Seed
 	seen map[uint64]bool
 }
 
-func (l *list) add(block []byte) {
+func (l *list) known(block []byte) bool {
 	if l.seen == nil {
 		l.seed, l.seen = maphash.MakeSeed(), map[uint64]bool{}
 	}
-	if sum := maphash.Bytes(l.seed, block); !l.seen[sum] {
-		l.seen[sum] = true
-		l.out.Write(block)
-	}
+	sum := maphash.Bytes(l.seed, block)
+	known := l.seen[sum]
+	l.seen[sum] = true
+	return known
 }
 
 // directory takes what is in one: a file there that has no certificate, such as a
@@ -100,19 +102,54 @@ func (l *list) file(file string) error {
 	} else if !st.Mode().IsRegular() || st.Size() > maxRoots {
 		return fmt.Errorf("%s: not a file of at most %d MiB", file, maxRoots>>20)
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
+	from := len(l.out)
+	if err := l.read(file); err != nil {
 		return err
 	}
-	found := false
-	for block := range blocks(b) {
-		found = true
-		l.add(block)
+	// What is taken moves to the front of what was read: a machine's list is copied in
+	// no start.
+	found, to := false, from
+	for block := range blocks(l.out[from:]) {
+		if found = true; !l.known(block) {
+			to += copy(l.out[to:], block)
+		}
 	}
+	l.out = l.out[:to]
 	if !found {
 		return fmt.Errorf("%s: no certificate", file)
 	}
 	return nil
+}
+
+// read appends a file as it is; nothing, with an error.
+func (l *list) read(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	from := len(l.out)
+	b := slices.Grow(l.out, int(min(st.Size(), maxRoots))+bytes.MinRead)
+	for {
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if len(b)-from > maxRoots {
+			err = fmt.Errorf("%s: not a file of at most %d MiB", file, maxRoots>>20)
+		}
+		switch {
+		case err == io.EOF:
+			l.out = b
+			return nil
+		case err != nil:
+			return err
+		case len(b) == cap(b):
+			b = slices.Grow(b, len(b))
+		}
+	}
 }
 
 const (
@@ -120,7 +157,8 @@ const (
 	end   = "-----END CERTIFICATE-----\n"
 )
 
-// blocks yields the certificates of a PEM text, each as it stands there. encoding/pem
+// blocks yields the certificates of a PEM text, each as it stands there; what is before
+// the end of the last one may be written over. encoding/pem
 // takes some milliseconds of each start for a machine's list; all that is needed here is
 // that nothing but certificates comes along: between the two lines is base64 and nothing
 // else. OpenSSL's own form ("TRUSTED CERTIFICATE") has more in it, which others can't
