@@ -25,11 +25,14 @@ func main() {
 	if handled, code := probe.Child(os.Args[1:]); handled {
 		os.Exit(code)
 	}
-	// A run allocates some megabytes and is over, or waits for hours: a first
-	// collection at 4 MiB, with its threads, would come in the middle of most
-	// starts. At 16 MiB it comes where it is worth something.
-	debug.SetGCPercent(400)
-	thp.Heap()
+	if len(os.Args) > 1 && os.Args[1] == "run" {
+		// A run allocates some megabytes and is over, or waits for hours: a first
+		// collection at 4 MiB, with its threads, would come in the middle of most
+		// starts. At 16 MiB it comes where it is worth something. The other
+		// commands are over before either matters.
+		debug.SetGCPercent(400)
+		thp.Heap()
+	}
 	app := &cli.App{
 		Version: version,
 		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
