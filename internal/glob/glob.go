@@ -81,6 +81,9 @@ func Escape(text string) string {
 // Literal returns the one path that the pattern matches; ok is false when it
 // can match more than one.
 func (p Pattern) Literal() (path string, ok bool) {
+	if len(p.names) == 1 && p.names[0].kind == kindLiteral {
+		return p.names[0].text, true
+	}
 	var b strings.Builder
 	for i, n := range p.names {
 		if n.kind != kindLiteral {
@@ -100,8 +103,9 @@ func Compile(text string) (Pattern, error) {
 	if strings.IndexByte(text, 0) >= 0 {
 		return Pattern{}, errNUL
 	}
-	var p Pattern
-	for _, part := range Split(text) {
+	parts := Split(text)
+	p := Pattern{names: make([]name, 0, len(parts))}
+	for _, part := range parts {
 		n, err := compileName(part)
 		if err != nil {
 			return Pattern{}, err
@@ -126,7 +130,13 @@ func MustCompile(text string) Pattern {
 
 // Split takes a path apart at its slashes; empty names are dropped.
 func Split(path string) []string {
-	return strings.FieldsFunc(path, func(r rune) bool { return r == '/' })
+	out := make([]string, 0, strings.Count(path, "/")+1)
+	for name := range strings.SplitSeq(path, "/") {
+		if name != "" {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func compileName(text string) (name, error) {

@@ -1,6 +1,8 @@
 package policy
 
 import (
+	"slices"
+
 	"cofferdam/internal/glob"
 	"cofferdam/internal/plan"
 )
@@ -133,6 +135,7 @@ var ceilings = []LimitRule{
 }
 
 func (e *Effective) builtin(p Place) {
+	e.Paths = slices.Grow(e.Paths, 2*(len(systemDirs)+len(systemSecrets)+len(homeSecrets)+len(workspaceSecrets)))
 	rule := func(access Access, text, reason, key string) {
 		r := p.resolve(access, text, builtinOrigin(key))
 		r.Reason, r.Optional = reason, true

@@ -14,6 +14,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -299,6 +300,7 @@ func (w *world) planning() {
 		return
 	}
 	c := flow.Caller{Environ: os.Environ(), Dir: w.ws, In: os.Stdin, Out: os.Stdout, Err: os.Stderr}
+	debug.SetGCPercent(400) // as the program does
 	var ds []time.Duration
 	for range w.runs {
 		t := time.Now()

@@ -17,16 +17,16 @@ import (
 // never absent: a deny rule for it must not be dropped.
 func Paths(list []string) map[string]host.Path {
 	out := make(map[string]host.Path, len(list))
-	dirs := straight{}
+	seen := newWays()
 	for _, p := range list {
 		if _, done := out[p]; !done {
-			out[p] = look(p, dirs)
+			out[p] = look(p, seen)
 		}
 	}
 	return out
 }
 
-func look(path string, dirs straight) host.Path {
+func look(path string, seen *ways) host.Path {
 	if !strings.HasPrefix(path, "/") || strings.IndexByte(path, 0) >= 0 {
 		return host.Path{Kind: host.KindUnknown, RealKind: host.KindUnknown}
 	}
@@ -36,15 +36,15 @@ func look(path string, dirs straight) host.Path {
 		out := host.Path{Kind: k, RealKind: k}
 		switch {
 		case k != host.KindAbsent:
-		case filepath.Clean(path) == path && dirs.is(filepath.Dir(path)):
+		case filepath.Clean(path) == path && seen.isStraight(filepath.Dir(path)):
 			out.At = path
 		default:
-			out.Links, out.At = way(path)
+			out.Links, out.At = seen.way(path)
 		}
 		return out
 	}
 	out := host.Path{Kind: kindOf(st.Mode), UID: int(st.Uid), Mode: st.Mode & 0o7777}
-	if out.Kind != host.KindSymlink && filepath.Clean(path) == path && dirs.is(filepath.Dir(path)) {
+	if out.Kind != host.KindSymlink && filepath.Clean(path) == path && seen.isStraight(filepath.Dir(path)) {
 		out.Real, out.RealKind, out.Closed = path, out.Kind, closed(path, st)
 		return out
 	}
@@ -52,45 +52,49 @@ func look(path string, dirs straight) host.Path {
 	if err != nil {
 		// A link to nothing, or to where we can't look.
 		if out.RealKind = missing(err); out.RealKind == host.KindAbsent {
-			out.Links, out.At = way(path)
+			out.Links, out.At = seen.way(path)
 		}
 		return out
 	}
 	if real != path {
-		out.Links, _ = way(path)
+		out.Links, _ = seen.way(path)
 	}
 	out.Real, out.RealKind, out.UID, out.Mode = real, kindOf(rst.Mode), int(rst.Uid), rst.Mode&0o7777
 	out.Closed = closed(real, rst)
 	return out
 }
 
-// straight remembers of directories whether there is no symlink on their way, of what
-// is there: most paths are in a few directories, and lead where they say.
-type straight map[string]bool
+// ways remembers what was on the way of the paths of one list: most are in a few
+// directories.
+type ways struct {
+	straight map[string]bool   // of a directory: there is no symlink on its way, of what is there
+	links    map[string]string // of a path: what the symlink there says, "" if it is none
+}
 
-// is wants a clean path.
-func (s straight) is(dir string) bool {
+func newWays() *ways { return &ways{map[string]bool{}, map[string]string{}} }
+
+// isStraight wants a clean path.
+func (s *ways) isStraight(dir string) bool {
 	if dir == "/" {
 		return true
 	}
-	yes, known := s[dir]
+	yes, known := s.straight[dir]
 	if known {
 		return yes
 	}
 	var st unix.Stat_t
 	err := unix.Lstat(dir, &st)
 	if err == nil && kindOf(st.Mode) != host.KindSymlink || missing(err) == host.KindAbsent {
-		yes = s.is(filepath.Dir(dir))
+		yes = s.isStraight(filepath.Dir(dir))
 	}
-	s[dir] = yes
+	s.straight[dir] = yes
 	return yes
 }
 
 // way follows the symlinks of a path one by one and says where it ends, whether
 // something is there or not; "" if that can't be told.
-func way(path string) (links []string, end string) {
+func (s *ways) way(path string) (links []string, end string) {
 	end = "/"
-	var buf [unix.PathMax]byte
 	for rest := strings.Split(path, "/"); len(rest) > 0; {
 		name := rest[0]
 		rest = rest[1:]
@@ -102,21 +106,38 @@ func way(path string) (links []string, end string) {
 			continue
 		}
 		end = filepath.Join(end, name)
-		n, err := unix.Readlink(end, buf[:])
-		if err == unix.EINVAL || err != nil && missing(err) == host.KindAbsent {
+		text, known := s.link(end)
+		if known && text == "" {
 			continue
 		}
-		if err != nil || len(links) == 40 { // MAXSYMLINKS of the kernel
+		if !known || len(links) == 40 { // MAXSYMLINKS of the kernel
 			return links, ""
 		}
 		links = append(links, end)
-		text := string(buf[:n])
 		if end = filepath.Dir(end); strings.HasPrefix(text, "/") {
 			end = "/"
 		}
 		rest = append(strings.Split(text, "/"), rest...)
 	}
 	return links, end
+}
+
+// link is what the symlink at a path says, "" if there is none; known is false if that
+// can't be told.
+func (s *ways) link(path string) (text string, known bool) {
+	if text, known = s.links[path]; known {
+		return text, true
+	}
+	var buf [unix.PathMax]byte
+	n, err := unix.Readlink(path, buf[:])
+	switch {
+	case err == nil:
+		text = string(buf[:n]) // never empty: the kernel makes no such link
+	case err != unix.EINVAL && missing(err) != host.KindAbsent:
+		return "", false
+	}
+	s.links[path] = text
+	return text, true
 }
 
 // closed tries whether a path of somebody else can be read, entered or written.

@@ -35,7 +35,7 @@ func TestAbsentPaths(t *testing.T) {
 	absent := 0
 	got := Paths(list)
 	for _, p := range list {
-		links, end := way(p)
+		links, end := newWays().way(p)
 		g := got[p]
 		if g.Kind != host.KindAbsent {
 			continue

@@ -271,7 +271,7 @@ func TestClosed(t *testing.T) {
 			}
 		}
 		for name := range tests {
-			got[name] = look(dir+"/"+name, straight{})
+			got[name] = look(dir+"/"+name, newWays())
 		}
 	}()
 	<-done

@@ -105,6 +105,7 @@ type compiler struct {
 	// examples are named like secrets and are none: policy.ExamplesLayer.
 	examples map[string]bool
 	mounted  map[string]int // target -> index in p.Mounts
+	patterns []patternRule  // nil until match wants them
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is
@@ -245,6 +246,10 @@ func (c *compiler) rules() {
 	f := c.in.Facts
 	matches := map[string][]string{}
 	c.found = make(map[string]string, len(f.Found))
+	// Most rules are one path, and one line of the report.
+	n := len(c.in.Policy.Paths) + len(c.in.Policy.Guards)
+	c.paths, c.index = slices.Grow(c.paths, n+n/4), make(map[string][]int, n)
+	c.p.Rules = slices.Grow(c.p.Rules, n+n/2)
 	for _, m := range f.Found {
 		c.found[m.Path] = m.Kind
 		matches[m.Pattern] = append(matches[m.Pattern], m.Path)
@@ -1027,7 +1032,10 @@ func (c *compiler) opened() []pathRule {
 			out = append(out, r) // the stronger of the two may beat more
 			continue
 		}
-		with := &compiler{in: c.in, p: c.p}
+		if c.patterns == nil {
+			c.patterns = c.compilePatterns()
+		}
+		with := &compiler{in: c.in, p: c.p, patterns: c.patterns}
 		for _, have := range c.paths {
 			with.add(have)
 		}

@@ -141,15 +141,30 @@ func (c *compiler) lost(p string, decider *pathRule, writing bool) []policy.Path
 
 // match adds the patterns that speak of p, which need not exist.
 func (c *compiler) match(p string) {
+	if c.patterns == nil {
+		c.patterns = c.compilePatterns()
+	}
 	names := glob.Split(p)
-	add := func(r policy.PathRule, pattern string) {
-		compiled, err := glob.Compile(pattern)
-		if err != nil {
-			return
-		}
-		if _, deepest, ok := compiled.DepthsOf(names); ok {
+	for i := range c.patterns {
+		if _, deepest, ok := c.patterns[i].pattern.DepthsOf(names); ok {
+			r := c.patterns[i].rule
 			r.Pattern, r.Glob = "/"+strings.Join(names[:deepest], "/"), true
 			c.add(pathRule{r, 0})
+		}
+	}
+}
+
+// patternRule is a rule or a guard with its pattern, to be asked about many paths.
+type patternRule struct {
+	rule    policy.PathRule
+	pattern glob.Pattern
+}
+
+func (c *compiler) compilePatterns() []patternRule {
+	out := make([]patternRule, 0, len(c.in.Policy.Paths)+len(c.in.Policy.Guards))
+	add := func(r policy.PathRule, pattern string) {
+		if p, err := glob.Compile(pattern); err == nil {
+			out = append(out, patternRule{r, p})
 		}
 	}
 	for _, r := range c.in.Policy.Paths {
@@ -164,6 +179,7 @@ func (c *compiler) match(p string) {
 		add(policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength},
 			glob.Escape(c.in.Workspace)+"/"+strings.TrimSuffix(g.Pattern, "/"))
 	}
+	return out
 }
 
 func (c *compiler) explainEnv(e *Explanation) {
