@@ -107,6 +107,10 @@ func policyText(e *policy.Effective) string {
 		key, value, _ := strings.Cut(r.Text(), " ")
 		row(report.Plain(key), report.Quote(value), origin("", r.Origin)+note(r.Reason))
 	}
+	for _, r := range e.Budgets {
+		key, value, _ := strings.Cut(r.Text(), " ")
+		row(report.Plain(strings.TrimSuffix(key, ":")), report.Quote(value), origin("", r.Origin))
+	}
 	for _, r := range e.Asked {
 		row("registries", "those of "+report.Quote(r.Tool), origin("", r.Origin))
 	}
@@ -223,6 +227,9 @@ func explainText(x *flow.Explanation) string {
 	}
 	if x.Because != "" {
 		fmt.Fprintf(&b, "  because: %s\n", report.Plain(x.Because))
+	}
+	for _, n := range x.Budgets {
+		fmt.Fprintf(&b, "  counted: %s\n", origin(n.Text, n.Origin))
 	}
 	for _, r := range x.Lost {
 		fmt.Fprintf(&b, "  also fits: %s\n", origin(string(r.Access)+" "+r.Text, r.Origin))

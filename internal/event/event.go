@@ -19,7 +19,7 @@ type Event struct {
 	// Action is what was tried: "open", "readdir", "ptrace", ...
 	Action string `json:"action,omitempty"`
 	// Access is the sort of right that was missing: "read", "write",
-	// "connect", "env", "syscall". Reports find out from it what would have
+	// "connect", "env", "syscall", "budget". Reports find out from it what would have
 	// allowed the act.
 	Access  string `json:"access,omitempty"`
 	PID     int    `json:"pid,omitempty"` // on the host

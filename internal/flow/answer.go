@@ -3,6 +3,7 @@ package flow
 import (
 	"cofferdam/internal/host"
 	"cofferdam/internal/plan"
+	"cofferdam/internal/plan/compile"
 	"cofferdam/internal/policy"
 )
 
@@ -19,6 +20,8 @@ type Explanation struct {
 	Because string `json:"because,omitempty"`
 	// Change is what would turn the answer round.
 	Change string `json:"change,omitempty"`
+	// Budgets count what is allowed.
+	Budgets []compile.Budget `json:"budgets,omitempty"`
 	// Lost are rules that fit too and were less specific or weaker.
 	Lost []policy.PathRule `json:"lost,omitempty"`
 }

@@ -245,5 +245,5 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 	if err != nil {
 		return nil, &UsageError{Text: err.Error()}
 	}
-	return &Explanation{Access: access, Subject: subject, Allowed: x.Allowed, Ask: x.Ask, Rule: x.Rule, Origin: x.Origin, Because: x.Text, Change: x.Change, Lost: x.Lost}, nil
+	return &Explanation{Access: access, Subject: subject, Allowed: x.Allowed, Ask: x.Ask, Rule: x.Rule, Origin: x.Origin, Because: x.Text, Change: x.Change, Lost: x.Lost, Budgets: x.Budgets}, nil
 }

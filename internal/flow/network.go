@@ -58,7 +58,7 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 		return err // compile has made them of the same
 	}
 	r.rules = rules
-	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials}
+	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials, Budgets: r.plan.Network.Budgets}
 	if r.openBoard(); r.board != nil {
 		config.Ask = r.ask
 	}
@@ -97,6 +97,8 @@ func (r *run) network(f gateway.Fact) error {
 	case f.Kind == gateway.Decided && !f.Verdict.Allow:
 		e.Kind, e.Action, e.Access, e.Reason = event.Denied, "connect", "network", f.Verdict.Reason
 		switch f.Verdict.Code {
+		case gateway.Spent:
+			e.Access = "budget"
 		case decide.NotAllowed, gateway.Unanswered, gateway.Declined:
 			// A rule for the host would open it, unless the host is open and the
 			// request is not one of those that may be made.

@@ -81,7 +81,10 @@ func (g *Gateway) mayCome(t target) bool {
 }
 
 // refusal is an error that says no, and why.
-type refusal struct{ decide.Verdict }
+type refusal struct {
+	decide.Verdict
+	wait time.Duration // when it may be a yes; 0 if that is not known
+}
 
 func (r *refusal) Error() string { return r.Reason }
 
@@ -120,7 +123,7 @@ func (g *Gateway) decide(c *client, t target, q *decide.Request) (decide.Verdict
 		return v, err
 	}
 	if !v.Allow || v.Refs {
-		return v, &refusal{v}
+		return v, &refusal{Verdict: v}
 	}
 	return v, nil
 }
@@ -135,7 +138,7 @@ func (g *Gateway) refuse(c *client, t target, code, reason string) error {
 	if err := g.decided(c, t, v); err != nil {
 		return err
 	}
-	return &refusal{v}
+	return &refusal{Verdict: v}
 }
 
 // upstream is a connection to the outside. end has to be called once.
@@ -147,13 +150,35 @@ type upstream struct {
 	out, in int64 // set by whoever carries the bytes
 	stopped atomic.Bool
 	tcp     net.Conn // as it was dialled: Conn may be TLS on it
+
+	// What budgets count of it, for c, which wants to.
+	c       *client
+	to      target
+	counted bool
+	uploads []int // that count what goes out now
+	behind  []int // that speak of the address that a name has led to
 }
 
-// connect resolves and dials an allowed target. What has been opened is recorded, and
-// so is why nothing could be. The error is a *refusal if the judgement of an address
-// was the reason.
+// connect opens a connection in which no request is seen.
 func (g *Gateway) connect(c *client, t target) (*upstream, error) {
-	u := &upstream{g: g, start: time.Now(), fact: Fact{Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port}}
+	which := g.spending.by.Narrow(g.spending.by.Host(t.name, t.addr, t.port), nil, nil)
+	if err := g.room(c, t, nil, which, 1); err != nil {
+		return nil, err
+	}
+	if err := g.spend(c, t, nil, plan.BudgetRequests, which, 1); err != nil {
+		return nil, err
+	}
+	return g.open(c, t, true)
+}
+
+// open resolves and dials an allowed target. What has been opened is recorded, and
+// so is why nothing could be. The error is a *refusal if the judgement of an address
+// or a budget was the reason. Opaque: no request is seen in it.
+func (g *Gateway) open(c *client, t target, opaque bool) (*upstream, error) {
+	if err := g.spend(c, t, nil, plan.BudgetConnections, g.spending.by.Host(t.name, t.addr, t.port), 1); err != nil {
+		return nil, err
+	}
+	u := &upstream{g: g, c: c, to: t, start: time.Now(), fact: Fact{Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port}}
 	conn, err := g.dial(g.rulesOf(c), t)
 	if err != nil {
 		var no *refusal
@@ -169,11 +194,16 @@ func (g *Gateway) connect(c *client, t target) (*upstream, error) {
 		}
 		return nil, err
 	}
-	u.Conn, u.tcp = conn, conn
+	u.tcp = conn
 	if a, ok := conn.RemoteAddr().(*net.TCPAddr); ok {
 		a := a.AddrPort()
 		u.fact.Actual = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	}
+	if err := u.leadsTo(u.fact.Actual.Addr(), opaque); err != nil {
+		abort(conn)
+		return nil, err
+	}
+	u.Conn = u.metered(conn)
 	if !g.track(conn) {
 		abort(conn)
 		return nil, net.ErrClosed
@@ -214,10 +244,10 @@ func (g *Gateway) dial(rules *decide.Rules, t target) (net.Conn, error) {
 	d := &net.Dialer{ControlContext: func(_ context.Context, _, address string, _ syscall.RawConn) error {
 		actual, err := netip.ParseAddrPort(address)
 		if err != nil {
-			return &refusal{decide.Verdict{Code: decide.SpecialAddress, Reason: "what would be dialled is no address: " + quoted(address)}}
+			return &refusal{Verdict: decide.Verdict{Code: decide.SpecialAddress, Reason: "what would be dialled is no address: " + quoted(address)}}
 		}
 		if v := rules.Dial(t.name, t.port, actual, g.cfg.Own); !v.Allow {
-			return &refusal{v}
+			return &refusal{Verdict: v}
 		}
 		return nil
 	}}

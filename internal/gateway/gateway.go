@@ -90,6 +90,8 @@ type Config struct {
 	Inspect *Inspection
 	// Credentials are put into the requests that are judged. Nil: there are none.
 	Credentials *credential.Set
+	// Budgets bound what the rules allow.
+	Budgets []plan.Budget
 	// Record stores a fact. It is called from many goroutines, before the bytes
 	// that the fact is about flow; an error means that they never do.
 	Record func(Fact) error
@@ -128,8 +130,8 @@ type Fact struct {
 	// Verdict is set in Decided. Beside the codes of package decide there are
 	// "bad-request" (not understood, so not carried), "limit" (too many at once),
 	// "credential" (a placeholder where it may not go, or its value can't be had),
-	// "tls-refused" (the program did not take the session's certificate), and those of
-	// what a person was asked about.
+	// "tls-refused" (the program did not take the session's certificate), "budget" (it
+	// would cross one), and those of what a person was asked about.
 	Verdict decide.Verdict
 	Actual  netip.AddrPort // Opened, and Ended if it was opened
 	// BytesOut went to the outside, BytesIn came from there.
@@ -164,6 +166,8 @@ type Gateway struct {
 	lists   chan struct{} // a value for each large list of a push in memory
 	ended   chan struct{} // a value for each client whose TLS is ended here
 	waiting waiting
+	// spending is what budgets have counted.
+	spending *spending
 
 	tcp, http, socks, dnsTCP []net.Listener
 	dns                      []net.PacketConn
@@ -173,7 +177,7 @@ type Gateway struct {
 	ids    atomic.Uint64
 
 	mu      sync.Mutex
-	open    map[net.Conn]struct{} // everything that Close has to close
+	conns   map[net.Conn]struct{} // everything that Close has to close
 	clients int
 	serving bool
 	closed  bool
@@ -182,7 +186,7 @@ type Gateway struct {
 
 // New takes the sockets over. Nothing is answered before Serve.
 func New(cfg Config) (*Gateway, error) {
-	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), lists: make(chan struct{}, largeLists), ended: make(chan struct{}, maxEnded), open: map[net.Conn]struct{}{}}
+	g := &Gateway{cfg: cfg, names: newNames(maxNames), max: maxConns, large: make(chan struct{}, largeHeads), lists: make(chan struct{}, largeLists), ended: make(chan struct{}, maxEnded), conns: map[net.Conn]struct{}{}}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	var files syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_NOFILE, &files) == nil {
@@ -191,6 +195,9 @@ func New(cfg Config) (*Gateway, error) {
 	g.rules.Store(cfg.Rules)
 	g.waiting = newWaiting(g.max)
 	err := g.adopt()
+	if err == nil {
+		g.spending, err = newSpending(cfg.Budgets)
+	}
 	switch {
 	case err != nil:
 	case cfg.Rules == nil || cfg.Destination == nil || cfg.Record == nil:
@@ -274,7 +281,7 @@ func (g *Gateway) Serve() {
 func (g *Gateway) Close() error {
 	g.mu.Lock()
 	g.closed = true
-	for c := range g.open {
+	for c := range g.conns {
 		abort(c)
 	}
 	g.mu.Unlock()
@@ -372,7 +379,7 @@ func (g *Gateway) accept(l net.Listener, via string, handle func(*client)) {
 			c.room.free()
 			g.mu.Lock()
 			g.clients--
-			delete(g.open, tcp)
+			delete(g.conns, tcp)
 			g.mu.Unlock()
 			tcp.Close()
 		})
@@ -387,7 +394,7 @@ func (g *Gateway) admit(c net.Conn) bool {
 		return false
 	}
 	g.clients++
-	g.open[c] = struct{}{}
+	g.conns[c] = struct{}{}
 	return true
 }
 
@@ -396,14 +403,14 @@ func (g *Gateway) track(c net.Conn) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if !g.closed {
-		g.open[c] = struct{}{}
+		g.conns[c] = struct{}{}
 	}
 	return !g.closed
 }
 
 func (g *Gateway) untrack(c net.Conn) {
 	g.mu.Lock()
-	delete(g.open, c)
+	delete(g.conns, c)
 	g.mu.Unlock()
 }
 

@@ -46,6 +46,8 @@ type exchange struct {
 	// use, if not nil, is what has to be done for credentials with the response to the
 	// request that is served now.
 	use *credential.Use
+	// counts are the budgets that count the request that is served now.
+	counts []int
 	// unread, if not nil, reads what the client has to have sent before it reads a refusal.
 	unread func()
 }
@@ -90,10 +92,16 @@ func (x *exchange) next() bool {
 		}
 	}
 	if err == nil {
+		err = x.afford(t, q, req)
+	}
+	if err == nil {
 		err = x.put(t, req, out)
 	}
 	if err == nil {
 		err = x.connect(t)
+	}
+	if err == nil {
+		err = x.affordThere(t, q, req)
 	}
 	if err != nil {
 		x.refuse(err)
@@ -154,7 +162,7 @@ func (x *exchange) target(req *head) (target, error) {
 		if g.cfg.Record(Fact{Kind: Decided, Via: c.via, Conn: c.id, Name: quoted(req.authority), Port: port, Verdict: v}) != nil {
 			return t, errRecord
 		}
-		return t, &refusal{v}
+		return t, &refusal{Verdict: v}
 	case x.fixed == nil && !req.connect && !req.proxy:
 		return t, g.refuse(c, t, badRequest, "this is a proxy: ask for http://host/path, or use CONNECT")
 	case x.fixed == nil:
@@ -224,7 +232,7 @@ func (x *exchange) connect(t target) error {
 		x.up.end()
 		x.up = nil
 	}
-	u, err := x.g.connect(x.c, t)
+	u, err := x.g.open(x.c, t, false)
 	if err != nil {
 		return err
 	}
@@ -302,7 +310,7 @@ func (x *exchange) forward(req *head, out *body) bool {
 	b = writeFields(b, out.passed(req), req.chunked, req.length, upgrade, false)
 	n, err := x.up.Write(b)
 	if x.up.out += int64(n); err != nil {
-		x.bad(err)
+		x.cut(err)
 		return false
 	}
 	b, req, out.fields = nil, req.passedOn(), nil
@@ -323,7 +331,7 @@ func (x *exchange) forward(req *head, out *body) bool {
 			}
 			up.out += n
 			if err != nil {
-				up.Close() // or the server would wait for the rest
+				abort(up.Conn) // or the server would wait for the rest, or answer to a part
 			}
 			body <- err
 		}()
@@ -342,7 +350,11 @@ func (x *exchange) forward(req *head, out *body) bool {
 		err = io.ErrUnexpectedEOF
 	}
 	var bad errSyntax
+	var no *refusal
 	switch {
+	case unanswered != nil && (errors.As(err, &no) || errors.Is(err, errRecord)):
+		x.refuse(err)
+		return false
 	case unanswered != nil && errors.As(err, &bad):
 		x.refuse(x.g.refuse(x.c, x.to, badRequest, "not carried on: "+bad.Error()))
 		return false
@@ -514,6 +526,16 @@ func (x *exchange) bad(err error) {
 	answer(x.c, x.speaks, 502, nil, fmt.Sprintf("cofferdam: %s was reached, and then: %s", x.to, cause(err)))
 }
 
+// cut answers when what was to be sent could not all be.
+func (x *exchange) cut(err error) {
+	var no *refusal
+	if errors.As(err, &no) || errors.Is(err, errRecord) {
+		x.refuse(err)
+		return
+	}
+	x.bad(err)
+}
+
 // refuse answers with an error of decide or connect.
 func (x *exchange) refuse(err error) {
 	var no *refusal
@@ -532,6 +554,8 @@ func (x *exchange) refuse(err error) {
 			status = 421
 		case tooMany:
 			status = 503
+		case Spent:
+			status = 429
 		}
 	} else {
 		text = fmt.Sprintf("cofferdam allows this, but it can't be reached: %s", cause(err))

@@ -342,7 +342,7 @@ func (g *Gateway) secure(u *upstream, t target) error {
 		}
 		return &tlsError{t, err}
 	}
-	u.Conn = conn
+	u.Conn = u.metered(conn)
 	return nil
 }
 

@@ -28,7 +28,7 @@ func speechOf(req *head) speech {
 // answer ends a connection with words that whoever drives the client can read. no is
 // the refusal, if it was one.
 func answer(c *client, s speech, status int, no *refusal, text string) {
-	reasons := map[int]string{200: "OK", 400: "Bad Request", 403: "Forbidden", 421: "Misdirected Request", 502: "Bad Gateway", 503: "Service Unavailable"}
+	reasons := map[int]string{200: "OK", 400: "Bad Request", 403: "Forbidden", 421: "Misdirected Request", 429: "Too Many Requests", 502: "Bad Gateway", 503: "Service Unavailable"}
 	text = strings.Map(func(r rune) rune {
 		if r < ' ' || r == 0x7f {
 			return ' '
@@ -49,6 +49,9 @@ func answer(c *client, s speech, status int, no *refusal, text string) {
 	refused := ""
 	if no != nil {
 		refused = "X-Cofferdam-Refused: " + no.Code + "\r\n"
+		if no.wait > 0 {
+			refused += fmt.Sprintf("Retry-After: %d\r\n", seconds(no.wait)/time.Second)
+		}
 	}
 	_ = c.conn.SetDeadline(time.Now().Add(headTime))
 	_, _ = fmt.Fprintf(c.conn, "HTTP/1.1 %d %s\r\nContent-Type: %s\r\nContent-Length: %d\r\n%sCache-Control: no-store\r\nConnection: close\r\n\r\n%s",

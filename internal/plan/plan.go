@@ -164,6 +164,8 @@ type Network struct {
 	// Mechanism is how they come there: "nft-redirect".
 	Mechanism string    `json:"mechanism,omitempty"`
 	Rules     []NetRule `json:"rules,omitempty"`
+	// Budgets bound what Rules allow. Each of them holds.
+	Budgets []Budget `json:"budgets,omitempty"`
 	// Inspect: TLS is opened for some rule, so programs inside have to trust the
 	// session's authority.
 	Inspect bool `json:"inspect,omitempty"`
@@ -196,6 +198,48 @@ type NetRule struct {
 	// Reason is the author's, for whoever is refused or asked.
 	Reason string `json:"reason,omitempty"`
 	Rule   int    `json:"rule,omitempty"`
+}
+
+// Budget is how much may go to some hosts, over all connections of the run together.
+// What goes beyond is refused, whatever rule allows it.
+type Budget struct {
+	// Name and Prefix are as in NetRule; "*" is every name and address. Port 0 is every
+	// port.
+	Name   string `json:"name,omitempty"`
+	Prefix string `json:"prefix,omitempty"`
+	Port   int    `json:"port,omitempty"`
+	// Only: the requests that count. Nil: all, and whatever is no request.
+	Only *Requests `json:"only,omitempty"`
+	// Of is what is counted, one of BudgetUpload, BudgetRequests, BudgetConnections.
+	Of     string `json:"of"`
+	Amount int64  `json:"amount"`
+	// Per is the length of any stretch of time that Amount is for, in milliseconds; 0 is
+	// the whole run.
+	Per  int64 `json:"perMs,omitempty"`
+	Rule int   `json:"rule,omitempty"`
+}
+
+// What a Budget counts.
+const (
+	// BudgetUpload: bytes towards the outside, once a connection has been made: heads and
+	// bodies of requests as they are sent on; in a tunnel the bytes of TLS itself.
+	BudgetUpload = "upload"
+	// BudgetRequests: HTTP requests; a connection in which none can be seen is one.
+	BudgetRequests    = "requests"
+	BudgetConnections = "connections" // attempts to connect to the outside
+)
+
+// Text is what may go, as a person would say it: "upload 10 MiB in 1h".
+func (b Budget) Text() string {
+	unit := "count"
+	if b.Of == BudgetUpload {
+		unit = "bytes"
+	}
+	text := b.Of + " " + Amount(b.Amount, unit)
+	if b.Per != 0 {
+		text += " in " + Amount(b.Per, "ms")
+	}
+	return text
 }
 
 // Requests are some of those that HTTP can make. Each list that is not empty has to

@@ -229,6 +229,10 @@ func (d *decoder) text(to *Val[string], v *hujson.Value, key, is string) {
 			hint = `write the unit: "8GiB"`
 		case is == "duration" && kindName(v) == "a number":
 			hint = `write the unit: "30m"`
+		case is == "budgetSize" && kindName(v) == "a number":
+			hint = `write the unit: "10MiB", or "10MiB/1h"`
+		case is == "budgetCount" && kindName(v) == "a number":
+			hint = `in quotes: "100", or "100/1m"`
 		}
 		d.report(v, key, "a string is wanted here, not "+kindName(v), hint)
 		return

@@ -154,6 +154,21 @@ type Network struct {
 	// What happens to connections and requests that no rule allows or denies:
 	// "deny", the default, or "ask" a person, while they wait.
 	Unlisted *Val[string] `json:"unlisted,omitempty" is:"unlisted"`
+	// How much the whole run may send to all hosts together. Every budget holds,
+	// wherever it was written.
+	Budget Budget `json:"budget,omitzero"`
+}
+
+// Budget is how much may go. Each is for the whole run, "10MiB", or for any stretch of
+// time of a length, "10MiB/1h".
+type Budget struct {
+	// Bytes towards the hosts once they are connected to: heads and bodies of requests;
+	// in a tunnel, the bytes of TLS itself.
+	Upload *Val[string] `json:"upload,omitempty" is:"budgetSize"`
+	// HTTP requests: "100/1m". A connection in which none can be seen counts as one.
+	Requests *Val[string] `json:"requests,omitempty" is:"budgetCount"`
+	// Connections that are tried: "20/1s".
+	Connections *Val[string] `json:"connections,omitempty" is:"budgetCount"`
 }
 
 // RequestRule is one rule for requests. It speaks of those that fit every list it
@@ -183,6 +198,10 @@ type RequestRule struct {
 	// "inspect" opens TLS, which each list needs; "tunnel" carries it unopened, for
 	// a rule without lists.
 	TLS *Val[string] `json:"tls,omitempty" is:"tls"`
+	// How much may go to the host, or of the requests that the rule speaks of,
+	// whatever rule allows them. In a project that is not trusted, all that counts of a
+	// rule that allows.
+	Budget Budget `json:"budget,omitzero"`
 	// Why, for whoever is refused or asked.
 	Reason *Val[string] `json:"reason,omitempty" is:"text"`
 }

@@ -77,6 +77,16 @@ type AskedTool struct {
 	Origin plan.Origin `json:"origin"`
 }
 
+// BudgetRule is one budget: plan.Budget says what it means.
+type BudgetRule struct {
+	Value  string         `json:"value,omitempty"` // the host; "": all together
+	Only   *plan.Requests `json:"only,omitempty"`
+	Of     string         `json:"of"`
+	Amount int64          `json:"amount"`
+	Per    int64          `json:"perMs,omitempty"`
+	Origin plan.Origin    `json:"origin"`
+}
+
 // GuardRule protects names in the workspace that host programs obey; see
 // plan.Guard for the pattern language.
 type GuardRule struct {
@@ -106,13 +116,15 @@ type Setting[T any] struct {
 // limits, which has one entry for each name, a later one comes from a stronger
 // layer.
 type Effective struct {
-	Paths  []PathRule  `json:"paths"`
-	Env    []EnvRule   `json:"env"`
-	Net    []NetRule   `json:"net"`
-	Asked  []AskedTool `json:"asked,omitempty"` // none if Registries is no
-	Masks  []MaskRule  `json:"masks,omitempty"`
-	Guards []GuardRule `json:"guards"`
-	Limits []LimitRule `json:"limits"`
+	Paths []PathRule  `json:"paths"`
+	Env   []EnvRule   `json:"env"`
+	Net   []NetRule   `json:"net"`
+	Asked []AskedTool `json:"asked,omitempty"` // none if Registries is no
+	Masks []MaskRule  `json:"masks,omitempty"`
+	// Budgets hold all together; none takes the place of another.
+	Budgets []BudgetRule `json:"budgets,omitempty"`
+	Guards  []GuardRule  `json:"guards"`
+	Limits  []LimitRule  `json:"limits"`
 
 	Boundary       Setting[string] `json:"boundary"`      // "native"
 	WorkspaceMode  Setting[string] `json:"workspaceMode"` // "live"

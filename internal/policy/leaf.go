@@ -45,6 +45,7 @@ const (
 	v4Pattern    = `[0-9]{1,3}(\.[0-9]{1,3}){3}`
 	v6Pattern    = `[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*`
 	unitPattern  = `([bB]|[kKmMgGtT]([iI]?[bB])?)`
+	perPattern   = `(s|m|h|d|([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d))+)`
 	// "." and ".." with a "\": no name in any directory, and not cleaned away.
 	dotsPattern = `(^|/)(\\\.|\\?\.\\\.|\\\.\.)(/|$)`
 )
@@ -168,10 +169,18 @@ var leaves = map[string]leaf{
 	"method":     {match: lazily(`^[A-Z-]{1,32}$`), check: checkMethod},
 	"urlPath":    {match: lazily(`^/[^?#%;\x00-\x1f\x7f]*$`), check: checkedBy(decide.CheckPath)},
 	"ref":        {match: lazily(`^refs/.*[^/]$`), check: checkedBy(decide.CheckRef)},
-	"duration":   {match: durationMatch, check: checkDuration},
-	"size":       {match: sizeMatch, check: checkSize},
-	"cpus":       {min: 0.01, max: 4096},
-	"count":      {min: 1, max: 4194304, whole: true}, // the kernel's largest pid_max
+	"budgetSize": {
+		match: lazily(`^[0-9]{1,12}(\.[0-9]{1,3})? ?` + unitPattern + `( ?/ ?` + perPattern + `)?$`),
+		check: checkBudget(plan.BudgetUpload, "10MiB"),
+	},
+	"budgetCount": {
+		match: lazily(`^[0-9]{1,10}( ?/ ?` + perPattern + `)?$`),
+		check: checkBudget(plan.BudgetRequests, "100"),
+	},
+	"duration": {match: durationMatch, check: checkDuration},
+	"size":     {match: sizeMatch, check: checkSize},
+	"cpus":     {min: 0.01, max: 4096},
+	"count":    {min: 1, max: 4194304, whole: true}, // the kernel's largest pid_max
 }
 
 // checkString returns what is wrong with a string as this leaf, or "".

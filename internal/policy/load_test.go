@@ -632,6 +632,32 @@ func TestProjectCantMask(t *testing.T) {
 	}
 }
 
+// Budgets add up: a layer can make no budget of another one larger, and of what a project
+// that is not trusted allows, the budget alone is left.
+func TestBudgetsOnlyNarrow(t *testing.T) {
+	for _, trusted := range []bool{false, true} {
+		s := newSite(t)
+		s.write(s.Managed, `{"network": {"budget": {"upload": "1GiB"}}}`)
+		s.write(s.UserFile, `{"network": {"budget": {"upload": "10MiB"}, "rules": [{"host": "a.test", "budget": {"requests": "100"}}]}}`)
+		s.write(s.project(), `{"network": {"budget": {"upload": "100GiB", "connections": "5/s"}, "rules": [{"host": "a.test", "methods": ["POST"], "budget": {"requests": "5/10m"}}]}}`)
+		s.Trusted = func(string, []byte) bool { return trusted }
+		e := s.load()
+		var got []string
+		for _, b := range e.Budgets {
+			got = append(got, b.Origin.Layer+" "+b.Text())
+		}
+		want := []string{"user budget: upload 10 MiB", "user budget a.test: requests 100",
+			"project budget: upload 100 GiB", "project budget: connections 5 in 1s", "project budget a.test: requests 5 in 10m, methods POST", "managed budget: upload 1 GiB"}
+		rules := 1
+		if trusted {
+			rules = 2
+		}
+		if !slices.Equal(got, want) || len(e.Net) != rules || len(e.Warnings) != 2-rules {
+			t.Errorf("trusted %v: %q, %+v, %+v", trusted, got, e.Net, e.Warnings)
+		}
+	}
+}
+
 // FuzzLoad: random documents in all layers never make the loader panic, and what an
 // untrusted one says never opens anything.
 func FuzzLoad(f *testing.F) {

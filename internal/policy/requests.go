@@ -124,6 +124,7 @@ func (d *decoder) requestRules(rules []RequestRule) {
 		if r.TLS != nil && r.TLS.V == "tunnel" && r.effect() != Allow {
 			bad(*r.TLS, "tls", "only what is allowed can be a tunnel", "")
 		}
+		r.badBudget(bad)
 		if len(r.Refs) > 0 && !slices.Contains(bare(r.Git), "push") {
 			bad(r.Refs[0], "refs[0]", "refs are what a push changes, and the rule speaks of no push", `write "git": ["push"] beside it`)
 		}

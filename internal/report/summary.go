@@ -208,6 +208,8 @@ func (s *Summary) WriteText(w io.Writer, style Style, id string) error {
 			if r.Allow != "" {
 				// Not folded: it is copied.
 				b.WriteString("    to allow it: cofferdam run " + r.Allow + "\n")
+			} else if r.Access == "budget" {
+				line(4, "a larger budget allows it")
 			} else if !strings.Contains(r.Reason, "to allow it") {
 				line(4, "no flag of run opens it")
 			}

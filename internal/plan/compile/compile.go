@@ -106,6 +106,8 @@ type compiler struct {
 	examples map[string]bool
 	mounted  map[string]int // target -> index in p.Mounts
 	patterns []patternRule  // nil until match wants them
+	// meant are the budgets as they are meant, whatever the machine can do.
+	meant []plan.Budget
 }
 
 // pathRule is a policy.PathRule whose pattern is a real path: a symlink is

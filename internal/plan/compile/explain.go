@@ -25,6 +25,14 @@ type Explanation struct {
 	Change  string      `json:"change,omitempty"`
 	// Lost are rules for the same path that did not decide, the nearest first.
 	Lost []policy.PathRule `json:"lost,omitempty"`
+	// Budgets count what is allowed.
+	Budgets []Budget `json:"budgets,omitempty"`
+}
+
+// Budget is one of the policy's, as it is told.
+type Budget struct {
+	Text   string      `json:"text"`
+	Origin plan.Origin `json:"origin,omitzero"`
 }
 
 // Explain answers one question about a policy with the code that makes plans. A

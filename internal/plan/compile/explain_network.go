@@ -42,6 +42,7 @@ func (c *compiler) explainConnect(e *Explanation) error {
 		v = rules.Connect(h.Name, uint16(h.Port))
 	}
 	by, ok := c.verdict(e, v)
+	c.countedBy(e, rules, decide.Request{Name: h.Name, Addr: h.Addr, Port: uint16(h.Port)}, false)
 	key, flag, value := "allowedDomains", "--allow-domain ", e.Subject
 	if h.Addr.IsValid() {
 		key, flag = "allowedCIDRs", "--allow-cidr "
@@ -126,7 +127,9 @@ func (c *compiler) explainRequest(e *Explanation) error {
 	}
 	v := rules.Request(q)
 	by, ok := c.verdict(e, v)
-	if tunnel, ok := c.p.Rule(at.Rule); at.Allow && !at.Look && ok && tls {
+	opaque := at.Allow && !at.Look && tls
+	defer c.countedBy(e, rules, q, opaque)
+	if tunnel, ok := c.p.Rule(at.Rule); opaque && ok {
 		c.verdict(e, at)
 		e.Text = e.Subject + " is in a tunnel, where nobody sees requests: all are allowed, whatever they do"
 		if !e.Allowed {

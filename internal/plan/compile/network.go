@@ -68,16 +68,23 @@ func (c *compiler) network() []plan.NetRule {
 		out = append(out, n)
 	}
 	c.contradiction(out)
+	c.meant = c.budgets(out)
 	why := c.noGateway()
 	switch {
 	case allows && why == "":
 		c.p.Network.Mode, c.p.Network.Mechanism, c.p.Network.Rules = "gateway", "nft-redirect", out
+		c.p.Network.Budgets = c.meant
 	case allows:
 		why = "connections can't be brought to the gateway here: " + why
 	}
 	gateway := c.p.Network.Mode == "gateway"
 	c.p.Network.Inspect = c.p.Network.Inspect && gateway
 	defer c.reachable(out)
+	for _, b := range c.meant {
+		if st := &c.p.Rules[b.Rule-1]; !gateway && st.Status != plan.Impossible {
+			st.Status, st.Mechanism, st.Note = plan.Enforced, "net-namespace", "nothing outside can be reached"
+		}
+	}
 	for _, n := range out {
 		st := &c.p.Rules[n.Rule-1]
 		if !gateway {
