@@ -107,6 +107,12 @@ func policyText(e *policy.Effective) string {
 		key, value, _ := strings.Cut(r.Text(), " ")
 		row(report.Plain(key), report.Quote(value), origin("", r.Origin)+note(r.Reason))
 	}
+	if e.UpstreamProxy.Value != "" {
+		row("upstreamProxy", report.Quote(e.UpstreamProxy.Value), origin("", e.UpstreamProxy.Origin))
+	}
+	for _, s := range e.NoProxy {
+		row("noProxy", report.Quote(s.Value), origin("", s.Origin))
+	}
 	for _, r := range e.Budgets {
 		key, value, _ := strings.Cut(r.Text(), " ")
 		row(report.Plain(strings.TrimSuffix(key, ":")), report.Quote(value), origin("", r.Origin))

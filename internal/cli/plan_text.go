@@ -30,6 +30,9 @@ func planText(p *plan.Plan) string {
 		}
 	}
 	row("network", "%s", report.Plain(network))
+	if u := p.Network.Upstream; u != nil {
+		row("upstream", "%s, which finds where names lead: nobody judges that here", report.Plain(strings.Join(slices.Compact([]string{u.HTTPS, u.HTTP}), ", ")))
+	}
 	row("identity", "%s (uid %d, gid %d), home %s", report.Plain(p.Identity.User), p.Identity.UID, p.Identity.GID, report.Quote(p.Identity.Home))
 	if len(p.Profiles) > 0 {
 		row("profiles", "%s", report.Plain(strings.Join(p.Profiles, ", ")))

@@ -241,7 +241,7 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 			facts.Paths[name] = fact
 		}
 	}
-	x, err := compile.Explain(eff, &facts, at.workspace, access, subject)
+	x, err := compile.Explain(eff, &facts, at.workspace, access, subject, c.Environ...)
 	if err != nil {
 		return nil, &UsageError{Text: err.Error()}
 	}

@@ -59,6 +59,9 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 	}
 	r.rules = rules
 	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials, Budgets: r.plan.Network.Budgets}
+	if config.Upstream, err = upstream(r.plan.Network.Upstream, r.caller.Environ, r.inspection); err != nil {
+		return err
+	}
 	if r.openBoard(); r.board != nil {
 		config.Ask = r.ask
 	}
@@ -90,6 +93,9 @@ func (r *run) network(f gateway.Fact) error {
 		if f.Verdict.Act != "" {
 			e.Detail += " (" + f.Verdict.Act + ")"
 		}
+	}
+	if f.Proxy != "" {
+		e.Detail += " through " + f.Proxy
 	}
 	switch {
 	case f.Kind == gateway.Decided && f.Verdict.Ask:

@@ -68,6 +68,7 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 		return 0, &RefusedError{Boundary: p.plan.Boundary, Gaps: gaps, Rules: p.plan.Rules}
 	}
 	tell(c, p.policy.Warnings, p.plan)
+	tellUnused(c, p.plan, p.policy)
 	if asks(p.plan) {
 		c.tell("what no rule allows or denies may be asked about while it waits", "", "answer in another terminal: "+strings.TrimSpace("cofferdam approvals "+o.Name))
 	}

@@ -157,6 +157,8 @@ type upstream struct {
 	counted bool
 	uploads []int // that count what goes out now
 	behind  []int // that speak of the address that a name has led to
+	// proxy, if not nil, is the one upstream that has to be asked in each request.
+	proxy *Proxy
 }
 
 // connect opens a connection in which no request is seen.
@@ -179,7 +181,21 @@ func (g *Gateway) open(c *client, t target, opaque bool) (*upstream, error) {
 		return nil, err
 	}
 	u := &upstream{g: g, c: c, to: t, start: time.Now(), fact: Fact{Via: c.via, Conn: c.id, Name: t.name, Dest: t.addr, Port: t.port}}
-	conn, err := g.dial(g.rulesOf(c), t)
+	clear := !opaque && !c.secure
+	proxy := g.cfg.Upstream.through(t, clear)
+	var conn net.Conn
+	var err error
+	if proxy == nil {
+		conn, err = g.dial(g.rulesOf(c), t)
+	} else {
+		u.fact.Proxy = proxy.String()
+		ctx, cancel := context.WithTimeout(g.ctx, dialTime)
+		conn, err = g.dialProxy(ctx, proxy, t, clear)
+		cancel()
+	}
+	if clear {
+		u.proxy = proxy
+	}
 	if err != nil {
 		var no *refusal
 		if errors.As(err, &no) {
@@ -199,7 +215,11 @@ func (g *Gateway) open(c *client, t target, opaque bool) (*upstream, error) {
 		a := a.AddrPort()
 		u.fact.Actual = netip.AddrPortFrom(a.Addr().Unmap(), a.Port())
 	}
-	if err := u.leadsTo(u.fact.Actual.Addr(), opaque); err != nil {
+	leads := u.fact.Actual.Addr()
+	if proxy != nil {
+		leads = netip.Addr{} // nobody knows
+	}
+	if err := u.leadsTo(leads, opaque); err != nil {
 		abort(conn)
 		return nil, err
 	}
@@ -416,7 +436,10 @@ func cause(err error) string {
 	var dns *net.DNSError
 	var op *net.OpError
 	var tls *tlsError
+	var proxy *upstreamError
 	switch {
+	case errors.As(err, &proxy):
+		return "upstream proxy: " + proxy.reason()
 	case errors.As(err, &tls):
 		return tls.Error()
 	case errors.As(err, &dns):

@@ -90,6 +90,8 @@ type Config struct {
 	Inspect *Inspection
 	// Credentials are put into the requests that are judged. Nil: there are none.
 	Credentials *credential.Set
+	// Upstream are proxies through which the outside is reached. Nil: there are none.
+	Upstream *Upstream
 	// Budgets bound what the rules allow.
 	Budgets []plan.Budget
 	// Record stores a fact. It is called from many goroutines, before the bytes
@@ -133,7 +135,9 @@ type Fact struct {
 	// "tls-refused" (the program did not take the session's certificate), "budget" (it
 	// would cross one), and those of what a person was asked about.
 	Verdict decide.Verdict
-	Actual  netip.AddrPort // Opened, and Ended if it was opened
+	Actual  netip.AddrPort // Opened, and Ended if it was opened: what was dialled
+	// Proxy is the one upstream that Actual is of; it has found where Name leads.
+	Proxy string
 	// BytesOut went to the outside, BytesIn came from there.
 	BytesOut, BytesIn int64
 	Duration          time.Duration // Ended: since it was wanted

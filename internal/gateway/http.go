@@ -306,7 +306,16 @@ func (x *exchange) forward(req *head, out *body) bool {
 	if strings.EqualFold(req.upgrade, "websocket") && req.method == "GET" {
 		upgrade = "websocket" // and never h2c, within which names are not seen
 	}
-	b := []byte(req.method + " " + req.path + " HTTP/1.1\r\nHost: " + host + "\r\n")
+	to := req.path
+	if x.up.proxy != nil { // reads it, as it is in the clear
+		if to = "http://" + host; req.path != "*" {
+			to += req.path
+		}
+	}
+	b := []byte(req.method + " " + to + " HTTP/1.1\r\nHost: " + host + "\r\n")
+	for _, f := range x.up.proxy.authorization() {
+		b = append(b, f.name+": "+f.value+"\r\n"...)
+	}
 	b = writeFields(b, out.passed(req), req.chunked, req.length, upgrade, false)
 	n, err := x.up.Write(b)
 	if x.up.out += int64(n); err != nil {
@@ -388,6 +397,9 @@ func (x *exchange) back(req *head, upgrade string) (again bool, unanswered error
 		resp, err := parseResponse(lines)
 		if err != nil {
 			return false, err
+		}
+		if resp.status == 407 && x.up.proxy != nil {
+			return false, &upstreamError{proxy: x.up.proxy, said: wantsUser}
 		}
 		if resp.status == 101 && upgrade == "" {
 			return false, errors.New("it changed the protocol without being asked")

@@ -166,6 +166,8 @@ type Network struct {
 	Rules     []NetRule `json:"rules,omitempty"`
 	// Budgets bound what Rules allow. Each of them holds.
 	Budgets []Budget `json:"budgets,omitempty"`
+	// Upstream says through which proxies the outside is reached. Nil: directly.
+	Upstream *Upstream `json:"upstream,omitempty"`
 	// Inspect: TLS is opened for some rule, so programs inside have to trust the
 	// session's authority.
 	Inspect bool `json:"inspect,omitempty"`
@@ -198,6 +200,20 @@ type NetRule struct {
 	// Reason is the author's, for whoever is refused or asked.
 	Reason string `json:"reason,omitempty"`
 	Rule   int    `json:"rule,omitempty"`
+}
+
+// Upstream are proxies of the person's network. They find where names lead, so that it is
+// not judged.
+type Upstream struct {
+	// HTTP and HTTPS are "http://proxy.test:3128", for requests in the clear and for all
+	// else; empty: directly. A password is never here.
+	HTTP  string `json:"http,omitempty"`
+	HTTPS string `json:"https,omitempty"`
+	// Direct are reached without, as NO_PROXY lists them.
+	Direct []string `json:"direct,omitempty"`
+	// Environment: they are those of the caller's, where a user and a password may be.
+	Environment bool `json:"environment,omitempty"`
+	Rule        int  `json:"rule,omitempty"`
 }
 
 // Budget is how much may go to some hosts, over all connections of the run together.

@@ -154,6 +154,14 @@ type Network struct {
 	// What happens to connections and requests that no rule allows or denies:
 	// "deny", the default, or "ask" a person, while they wait.
 	Unlisted *Val[string] `json:"unlisted,omitempty" is:"unlisted"`
+	// The proxy of your network through which the outside is reached:
+	// "http://proxy.example.org:3128", "https://..."; "environment" is what HTTPS_PROXY,
+	// HTTP_PROXY and NO_PROXY of yours say, with user and password; "none" is the default.
+	// Such a proxy finds where names lead, so that nobody here judges it.
+	UpstreamProxy *Val[string] `json:"upstreamProxy,omitempty" is:"upstreamProxy"`
+	// What is reached without that proxy: "example.org" (with what is below it),
+	// ".example.org" (only that), addresses and ranges, each with an optional ":PORT".
+	NoProxy []Val[string] `json:"noProxy,omitempty" is:"noProxy"`
 	// How much the whole run may send to all hosts together. Every budget holds,
 	// wherever it was written.
 	Budget Budget `json:"budget,omitzero"`

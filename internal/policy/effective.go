@@ -131,7 +131,11 @@ type Effective struct {
 	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
 	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
 	Registries     Setting[bool]   `json:"registries"`
-	Unlisted       Setting[string] `json:"unlisted"` // "deny", "ask": what no rule allows or denies
+	// UpstreamProxy is "", "none", "environment" or an address; NoProxy are the entries that
+	// go with it, and of the same layer or a stronger one.
+	UpstreamProxy Setting[string]   `json:"upstreamProxy"`
+	NoProxy       []Setting[string] `json:"noProxy,omitempty"`
+	Unlisted      Setting[string]   `json:"unlisted"` // "deny", "ask": what no rule allows or denies
 	// Home is "private" (one per project, kept) or "ephemeral" (tmpfs).
 	Home Setting[string] `json:"home"`
 

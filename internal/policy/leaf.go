@@ -111,6 +111,7 @@ var (
 	envNameMatch  = lazily(`^[A-Za-z_][A-Za-z0-9_]*$`)
 	domainMatch   = lazily(`^((\*\.)?` + namePattern + `|\*|` + v4Pattern + `|\[` + v6Pattern + `\])(:` + portPattern + `)?$`)
 	cidrMatch     = lazily(`^(` + v4Pattern + `/[0-9]{1,2}|` + v6Pattern + `/[0-9]{1,3}|\[` + v6Pattern + `/[0-9]{1,3}\])(:` + portPattern + `)?$`)
+	proxyMatch    = lazily(`^(none|environment|https?://(` + namePattern + `|` + v4Pattern + `|\[` + v6Pattern + `\]):` + portPattern + `/?)$`)
 	durationMatch = lazily(`^([0-9]{1,6}(\.[0-9]{1,3})?(ms|s|m|h|d))+$`)
 	sizeMatch     = lazily(`^[0-9]{1,12}(\.[0-9]{1,3})? ?` + unitPattern + `$`)
 )
@@ -169,6 +170,11 @@ var leaves = map[string]leaf{
 	"method":     {match: lazily(`^[A-Z-]{1,32}$`), check: checkMethod},
 	"urlPath":    {match: lazily(`^/[^?#%;\x00-\x1f\x7f]*$`), check: checkedBy(decide.CheckPath)},
 	"ref":        {match: lazily(`^refs/.*[^/]$`), check: checkedBy(decide.CheckRef)},
+	"upstreamProxy": {
+		match: proxyMatch,
+		check: checkUpstreamProxy,
+	},
+	"noProxy": {match: lazily(`^[^\x00-\x20\x7f,]+$`), check: checkNoProxy},
 	"budgetSize": {
 		match: lazily(`^[0-9]{1,12}(\.[0-9]{1,3})? ?` + unitPattern + `( ?/ ?` + perPattern + `)?$`),
 		check: checkBudget(plan.BudgetUpload, "10MiB"),
@@ -431,6 +437,38 @@ func checkedBy(check func(string) error) func(string) (text, hint string) {
 		}
 		return "", ""
 	}
+}
+
+// checkUpstreamProxy never repeats what may have a password in it.
+func checkUpstreamProxy(s string) (text, hint string) {
+	const example = `write "http://proxy.example.org:3128"`
+	scheme, rest, ok := strings.Cut(s, "://")
+	switch {
+	case s == "none" || s == "environment":
+	case strings.Contains(s, "@"):
+		return "a user name and a password have no place in a policy", `set HTTPS_PROXY where you start cofferdam, and write "environment"`
+	case ok && strings.HasPrefix(strings.ToLower(scheme), "socks"):
+		return "a SOCKS proxy can't be used", "an HTTP proxy that takes CONNECT can"
+	case !ok || scheme != "http" && scheme != "https":
+		return "no address of a proxy", example + `, "environment" or "none"`
+	case !proxyMatch.MatchString(s):
+		return "no address of a proxy", example + ", with its port"
+	default:
+		h := splitHost(strings.TrimSuffix(rest, "/"))
+		if h.Name != "" {
+			if _, err := decide.Canonical(h.Name); err != nil {
+				return err.Error(), "write it as it stands in the DNS"
+			}
+		}
+	}
+	return "", ""
+}
+
+func checkNoProxy(s string) (text, hint string) {
+	if _, err := decide.CompileDirect([]string{s}); err != nil {
+		return err.Error(), `write "example.org", ".example.org", "10.0.0.0/8", or "*" for everything`
+	}
+	return "", ""
 }
 
 func checkMethod(s string) (text, hint string) {

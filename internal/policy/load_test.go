@@ -658,6 +658,42 @@ func TestBudgetsOnlyNarrow(t *testing.T) {
 	}
 }
 
+// By which proxy the outside is reached is not for a project to say, and whoever says it
+// says also what goes past it.
+func TestUpstreamLayers(t *testing.T) {
+	const user = `{"network": {"upstreamProxy": "http://user.test:1/", "noProxy": ["user.test"]}}`
+	const project = `{"network": {"upstreamProxy": "http://project.test:1", "noProxy": ["*"]}}`
+	const managed = `{"network": {"upstreamProxy": "http://managed.test:1", "noProxy": ["managed.test"]}}`
+	for _, c := range []struct {
+		managed, user, project string
+		trusted                bool
+		want                   string
+		direct                 []string
+	}{
+		{"", user, "", false, "http://user.test:1", []string{"user.test"}},
+		{"", user, project, false, "http://user.test:1", []string{"user.test"}},
+		{"", user, project, true, "http://project.test:1", []string{"*"}},
+		{managed, user, project, true, "http://managed.test:1", []string{"managed.test"}},
+		{"", user, `{"network": {"noProxy": ["more.test"]}}`, true, "http://user.test:1", []string{"user.test", "more.test"}},
+	} {
+		s := newSite(t)
+		for file, text := range map[string]string{s.Managed: c.managed, s.UserFile: c.user, s.project(): c.project} {
+			if text != "" {
+				s.write(file, text)
+			}
+		}
+		s.Trusted = func(string, []byte) bool { return c.trusted }
+		e := s.load()
+		var direct []string
+		for _, d := range e.NoProxy {
+			direct = append(direct, d.Value)
+		}
+		if e.UpstreamProxy.Value != c.want || !slices.Equal(direct, c.direct) {
+			t.Errorf("%+v: %+v, %q", c, e.UpstreamProxy, direct)
+		}
+	}
+}
+
 // FuzzLoad: random documents in all layers never make the loader panic, and what an
 // untrusted one says never opens anything.
 func FuzzLoad(f *testing.F) {

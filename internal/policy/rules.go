@@ -253,6 +253,15 @@ func (e *Effective) addSettings(l layer, widening func(string, Pos, string) bool
 	if v := d.Network.Unlisted; v != nil && (v.V == "deny" || e.Unlisted.Value == v.V || !widening("network.unlisted", v.Pos, v.V)) {
 		e.Unlisted = Setting[string]{v.V, l.origin("network.unlisted", v.Pos)}
 	}
+	if v := d.Network.UpstreamProxy; v != nil && !widening("network.upstreamProxy", v.Pos, v.V) {
+		// Whoever says by which proxy says also what goes past it.
+		e.UpstreamProxy, e.NoProxy = Setting[string]{strings.TrimSuffix(v.V, "/"), l.origin("network.upstreamProxy", v.Pos)}, nil
+	}
+	for _, v := range d.Network.NoProxy {
+		if !widening("network.noProxy", v.Pos, v.V) {
+			e.NoProxy = append(e.NoProxy, Setting[string]{v.V, l.origin("network.noProxy", v.Pos)})
+		}
+	}
 	if v := d.Workspace.Home; v != nil {
 		if v.V == "ephemeral" || e.Home.Value != "ephemeral" || !widening("workspace.home", v.Pos, v.V) {
 			e.Home = Setting[string]{v.V, l.origin("workspace.home", v.Pos)}

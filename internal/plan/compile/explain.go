@@ -37,9 +37,9 @@ type Budget struct {
 
 // Explain answers one question about a policy with the code that makes plans. A
 // path subject is absolute; what is said of it holds for a file that is there.
-func Explain(eff *policy.Effective, f *host.Facts, workspace, kind, subject string) (Explanation, error) {
+func Explain(eff *policy.Effective, f *host.Facts, workspace, kind, subject string, environ ...string) (Explanation, error) {
 	e := Explanation{Kind: kind, Subject: subject}
-	c := &compiler{in: Input{Policy: eff, Facts: f, Workspace: workspace}, p: &plan.Plan{}}
+	c := &compiler{in: Input{Policy: eff, Facts: f, Workspace: workspace, Environ: environ}, p: &plan.Plan{}}
 	switch kind {
 	case "read", "write":
 		c.explainPath(&e)

@@ -55,7 +55,7 @@ func (c *compiler) explainConnect(e *Explanation) error {
 	switch {
 	case v.Allow && !e.Allowed: // verdict has said why
 	case v.Allow:
-		e.Text += "; the address that it leads to is judged when it is dialled"
+		e.Text += c.judgedLater(h.Name, h.Addr, uint16(h.Port))
 		if h.Addr.IsValid() {
 			e.Text = v.Reason
 		}

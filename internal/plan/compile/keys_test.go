@@ -46,6 +46,8 @@ var carriedOut = map[string]struct{ policy, rule, with string }{
 	"network.rules[].budget.upload":      {`{"network": {"rules": [{"host": "example.org", "methods": ["POST"], "budget": {"upload": "10MiB"}}]}}`, "budget example.org: upload 10 MiB, methods POST", `{"network": {"rules": [{"host": "example.org", "methods": ["POST"]}]}}`},
 	"network.rules[].budget.requests":    {`{"network": {"rules": [{"host": "example.org", "budget": {"requests": "3"}}]}}`, "budget example.org: requests 3", `{"network": {"rules": [{"host": "example.org"}]}}`},
 	"network.rules[].budget.connections": {`{"network": {"rules": [{"host": "example.org", "budget": {"connections": "3/1.5h"}}]}}`, "budget example.org: connections 3 in 1h30m", `{"network": {"rules": [{"host": "example.org"}]}}`},
+	"network.upstreamProxy":              {`{"network": {"upstreamProxy": "http://proxy.test:3128"}}`, "upstreamProxy http://proxy.test:3128", ""},
+	"network.noProxy":                    {`{"network": {"upstreamProxy": "http://proxy.test:3128", "noProxy": ["a.test"]}}`, "noProxy a.test", `{"network": {"upstreamProxy": "http://proxy.test:3128"}}`},
 	"network.registries":                 {policy: `{"extends": ["node"], "network": {"registries": false}}`, with: `{"extends": ["node"]}`},
 	"environment.allow":                  {`{"environment": {"allow": ["A"]}}`, "allow environment A", ""},
 	"environment.deny":                   {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM", ""},
@@ -186,6 +188,12 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 	}
 	for _, r := range e.Budgets {
 		want[name{r.Text(), r.Origin}]++
+	}
+	if v := e.UpstreamProxy.Value; v != "" && v != "none" {
+		want[name{"upstreamProxy " + v, e.UpstreamProxy.Origin}]++
+	}
+	for _, s := range e.NoProxy {
+		want[name{"noProxy " + s.Value, s.Origin}]++
 	}
 	if e.Unlisted.Value == policy.Ask {
 		want[name{"unlisted ask", e.Unlisted.Origin}]++

@@ -69,6 +69,7 @@ func (c *compiler) network() []plan.NetRule {
 	}
 	c.contradiction(out)
 	c.meant = c.budgets(out)
+	defer c.upstream()
 	why := c.noGateway()
 	switch {
 	case allows && why == "":
