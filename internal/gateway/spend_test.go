@@ -207,7 +207,8 @@ func TestUploadUnseen(t *testing.T) {
 		// When it is used up the next one is not even dialled.
 		if way == "tunnel" {
 			for n := int64(budget); n > 0; n /= 2 {
-				w.spending.ledger.Spend(time.Now(), []int{0}, n)
+				for w.spending.ledger.Spend(time.Now(), []int{0}, n) == nil {
+				}
 			}
 			_, before := w.outside()
 			w.connect(t, "example.org:5432", 429)
