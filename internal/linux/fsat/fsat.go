@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -41,7 +42,12 @@ type Stat struct {
 	Size        int64
 	Mode        uint32 // permission bits
 	Links       uint32 // names that this inode has
+	GID         uint32
 	Type        Type
+	// Mount is the mount that it was reached through, 0 if the kernel does not say
+	// (before 5.8). Encrypted: it is below a directory with fscrypt's keys.
+	Mount     uint64
+	Encrypted bool
 }
 
 // OpenRoot opens a trusted directory; the path itself may hold symlinks, its
@@ -63,6 +69,16 @@ const piece = 3500
 // open is openat2 below dir. The kernel answers EAGAIN only when it could not
 // prove that nothing moved; a few more tries are enough in practice.
 func open(dir int, rel string, flags uint64) (int, error) {
+	return openHow(dir, rel, flags, beneath)
+}
+
+// How paths are walked.
+const (
+	beneath   = unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS
+	sameMount = beneath | unix.RESOLVE_NO_XDEV
+)
+
+func openHow(dir int, rel string, flags, resolve uint64) (int, error) {
 	if rel == "" {
 		rel = "."
 	}
@@ -72,7 +88,7 @@ func open(dir int, rel string, flags uint64) (int, error) {
 		if cut <= 0 {
 			return -1, unix.ENAMETOOLONG
 		}
-		next, err := open1(base, rel[:cut], unix.O_PATH|unix.O_DIRECTORY)
+		next, err := open1(base, rel[:cut], unix.O_PATH|unix.O_DIRECTORY, resolve)
 		if base != dir {
 			unix.Close(base)
 		}
@@ -81,18 +97,15 @@ func open(dir int, rel string, flags uint64) (int, error) {
 		}
 		base, rel = next, rel[cut+1:]
 	}
-	fd, err := open1(base, rel, flags)
+	fd, err := open1(base, rel, flags, resolve)
 	if base != dir {
 		unix.Close(base)
 	}
 	return fd, err
 }
 
-func open1(dir int, rel string, flags uint64) (int, error) {
-	how := unix.OpenHow{
-		Flags:   flags | unix.O_CLOEXEC | unix.O_NOFOLLOW,
-		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
-	}
+func open1(dir int, rel string, flags, resolve uint64) (int, error) {
+	how := unix.OpenHow{Flags: flags | unix.O_CLOEXEC | unix.O_NOFOLLOW, Resolve: resolve}
 	for try := 0; ; try++ {
 		fd, err := unix.Openat2(dir, rel, &how)
 		if (err == unix.EAGAIN && try < 16) || err == unix.EINTR {
@@ -121,7 +134,14 @@ func OpenAny(dir int, rel string) (int, error) {
 }
 
 // OpenParent opens the directory that holds rel and returns the last name.
-func OpenParent(dir int, rel string) (int, string, error) {
+func OpenParent(dir int, rel string) (int, string, error) { return openParent(dir, rel, beneath) }
+
+// OpenParentHere is OpenParent that enters no other mount (EXDEV).
+func OpenParentHere(dir int, rel string) (int, string, error) {
+	return openParent(dir, rel, sameMount)
+}
+
+func openParent(dir int, rel string, resolve uint64) (int, string, error) {
 	up, name := "", rel
 	if i := strings.LastIndexByte(rel, '/'); i >= 0 {
 		up, name = rel[:i], rel[i+1:]
@@ -129,7 +149,7 @@ func OpenParent(dir int, rel string) (int, string, error) {
 	if name == "" || name == "." || name == ".." {
 		return -1, "", unix.EINVAL
 	}
-	fd, err := open(dir, up, unix.O_PATH|unix.O_DIRECTORY)
+	fd, err := openHow(dir, up, unix.O_PATH|unix.O_DIRECTORY, resolve)
 	return fd, name, err
 }
 
@@ -217,15 +237,19 @@ func StatAt(dir int, rel string) (Stat, error) {
 
 func statx(fd int, name string, flags int) (Stat, error) {
 	var x unix.Statx_t
-	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME
+	const mask = unix.STATX_BASIC_STATS | unix.STATX_BTIME | unix.STATX_MNT_ID
 	if err := unix.Statx(fd, name, flags|unix.AT_NO_AUTOMOUNT, mask, &x); err != nil {
 		return Stat{}, err
 	}
 	s := Stat{
 		Dev: unix.Mkdev(x.Dev_major, x.Dev_minor), Ino: x.Ino,
 		Ctime: x.Ctime.Sec*1e9 + int64(x.Ctime.Nsec),
-		Size:  int64(x.Size), Mode: uint32(x.Mode) & 0o7777, Links: x.Nlink,
-		Type: Type(x.Mode & unix.S_IFMT >> 12), // S_IFMT>>12 is d_type (dirent.h, IFTODT)
+		Size:  int64(x.Size), Mode: uint32(x.Mode) & 0o7777, Links: x.Nlink, GID: x.Gid,
+		Type:      Type(x.Mode & unix.S_IFMT >> 12), // S_IFMT>>12 is d_type (dirent.h, IFTODT)
+		Encrypted: x.Attributes&unix.STATX_ATTR_ENCRYPTED != 0,
+	}
+	if x.Mask&unix.STATX_MNT_ID != 0 {
+		s.Mount = x.Mnt_id
 	}
 	if x.Mask&unix.STATX_BTIME != 0 {
 		s.Born = x.Btime.Sec*1e9 + int64(x.Btime.Nsec)
@@ -316,7 +340,7 @@ func MakeDirs(dir int, rel string) (int, error) {
 			unix.Close(fd)
 			return -1, err
 		}
-		next, err := open1(fd, name, unix.O_RDONLY|unix.O_DIRECTORY)
+		next, err := open1(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
 		unix.Close(fd)
 		if err != nil {
 			return -1, err
@@ -328,6 +352,64 @@ func MakeDirs(dir int, rel string) (int, error) {
 
 // MakeDir makes one directory.
 func MakeDir(dir int, name string, mode uint32) error { return unix.Mkdirat(dir, name, mode) }
+
+// Chmod sets the mode, with set-ID bits, of what an open descriptor is, also of an
+// O_PATH one (fchmod takes none: through /proc no component is looked up twice).
+func Chmod(fd int, mode uint32) error {
+	return unix.Chmod(fmt.Sprintf("/proc/self/fd/%d", fd), mode&0o7777)
+}
+
+// SetGroup gives an entry, never what a symlink points to, to a group.
+func SetGroup(dir int, name string, gid uint32) error {
+	return unix.Fchownat(dir, name, -1, int(gid), unix.AT_SYMLINK_NOFOLLOW)
+}
+
+// Reserve makes room for n more bytes at the end of a file, whose size it leaves.
+func Reserve(f *os.File, n int64) error {
+	st, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	return unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, st.Size(), n)
+}
+
+// SyncDir puts the entries of the open directory on the disk. The descriptor may
+// be an O_PATH one.
+func SyncDir(fd int) error {
+	f, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(f)
+	return unix.Fsync(f)
+}
+
+// Folds says whether two names that differ in case only, or in how Unicode writes
+// them, are one name in the open directory. What could not be found out is yes.
+func Folds(fd int) bool {
+	f, err := unix.Openat(fd, ".", unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return true
+	}
+	defer unix.Close(f)
+	var fs unix.Statfs_t
+	if unix.Fstatfs(f, &fs) != nil || slices.Contains(folding, uint32(fs.Type)) {
+		return true
+	}
+	flags, err := unix.IoctlGetInt(f, unix.FS_IOC_GETFLAGS)
+	if err != nil {
+		// A file system without flags has none that says it folds.
+		return err != unix.ENOTTY && err != unix.EOPNOTSUPP && err != unix.EINVAL
+	}
+	return flags&casefold != 0
+}
+
+// casefold is FS_CASEFOLD_FL (linux/fs.h): of one directory, on ext4, f2fs and tmpfs.
+const casefold = 0x40000000
+
+// folding are file systems all of whose directories may fold (linux/magic.h and the
+// file systems' own sources): FAT, exFAT, NTFS, ntfs3, HFS, HFS+, CIFS, SMB2, FUSE.
+var folding = []uint32{0x4d44, 0x2011bab0, 0x5346544e, 0x7366746e, 0x4244, 0x482b, 0xff534d42, 0xfe534d42, 0x65735546}
 
 // MakeSymlink makes a symlink with this text.
 func MakeSymlink(text string, dir int, name string) error { return unix.Symlinkat(text, dir, name) }
@@ -347,10 +429,12 @@ func Create(dir int, name string, mode uint32) (*os.File, error) {
 
 // Errors that callers branch on, so that they need no x/sys.
 const (
-	EXDEV  = unix.EXDEV
-	EEXIST = unix.EEXIST
-	ENOENT = unix.ENOENT
-	ELOOP  = unix.ELOOP
+	EXDEV     = unix.EXDEV
+	EEXIST    = unix.EEXIST
+	EINVAL    = unix.EINVAL
+	ENOENT    = unix.ENOENT
+	ENOTEMPTY = unix.ENOTEMPTY
+	ELOOP     = unix.ELOOP
 )
 
 // Gone says that the entry, or a directory above it, is not there (any more)
