@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 	"syscall"
 
 	"cofferdam/internal/linux/fsat"
@@ -95,9 +96,9 @@ const (
 // it was before; a path at which somebody has made an edit since is a Conflict and
 // stays as it is. It may be interrupted itself, and tried again, also the other way.
 // What is all done already (Carried) is only tidied up.
-func Recover(dir string, way Way) (*Report, error) { return recoverRun(dir, way, func(string) {}) }
+func Recover(dir string, way Way) (*Report, error) { return recoverRun(dir, way, noHooks()) }
 
-func recoverRun(dir string, way Way, at func(string)) (*Report, error) {
+func recoverRun(dir string, way Way, h hooks) (*Report, error) {
 	s, f, err := read(dir)
 	if errors.Is(err, errNoBeginning) {
 		return &Report{}, os.RemoveAll(dir)
@@ -105,7 +106,7 @@ func recoverRun(dir string, way Way, at func(string)) (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	e := &engine{path: dir, at: at, s: s, j: &journal{f: f, size: s.whole}}
+	e := &engine{path: dir, hooks: h, s: s, j: &journal{f: f, size: s.whole}}
 	defer e.close()
 	if s.ended {
 		return e.report(), nil
@@ -164,7 +165,8 @@ func (e *engine) reopen() (err error) {
 		return nil
 	}
 	if err = e.openStage(); fsat.Gone(err) && (!e.s.started || e.s.carried) {
-		return nil // not made yet, or removed
+		e.name = "" // not made yet, or emptied and removed
+		return nil
 	}
 	return err
 }
@@ -257,22 +259,26 @@ func (e *engine) where(o op) (where, error) {
 		}
 		return after, nil
 	}
+	var now *change.State
 	dir, name, err := e.p.parent(o.path)
-	if fsat.Gone(err) {
-		return pick(o.do == drop)
+	if err == nil {
+		defer fsat.Close(dir)
+		now, _, err = stateOf(dir, name)
 	}
-	if err != nil {
+	if err != nil && !fsat.Gone(err) {
 		return before, err
 	}
-	defer fsat.Close(dir)
-	now, _, err := stateOf(dir, name)
-	if err != nil {
-		return before, err
-	}
-	if o.do == drop {
+	switch {
+	case o.do == drop:
 		return pick(now == nil)
+	case change.Same(now, o.to):
+		return after, nil
+	case change.Same(now, o.from):
+		return before, nil
 	}
-	return pick(change.Same(now, o.to))
+	// It has not been made or is removed, or a later deed has changed it once more:
+	// then this one's end is written down. Or somebody else did something.
+	return pick(e.s.is[o.n].Verdict == Done)
 }
 
 // same leaves the device out: its number changes when a machine starts again.
@@ -281,8 +287,7 @@ func (a id) same(b id) bool { return a.Ino == b.Ino && a.Born == b.Born }
 // goOn does what is not done yet.
 func (e *engine) goOn() {
 	for _, o := range e.s.ops {
-		// What was taken back by an attempt that was interrupted, too, is to do.
-		if is, ended := e.s.is[o.n]; !ended || is.Verdict == Back {
+		if !e.stays(o) {
 			e.ends(o, e.resume(o))
 		}
 	}
@@ -297,6 +302,11 @@ func (e *engine) resume(o op) isRecord {
 		return e.carry(o)
 	case o.do != take && o.do != swap:
 		return ended(Done, "")
+	}
+	if at == after {
+		if got, _ := e.holds(o, o.from); got {
+			return ended(Done, "") // where its directory has been removed, too
+		}
 	}
 	dir, name, err := e.p.parent(o.path)
 	if err != nil {
@@ -324,36 +334,43 @@ func (e *engine) again(dir int, name string, o op) isRecord {
 
 // takeBack undoes what is done, the last first.
 func (e *engine) takeBack() error {
-	places := make([]where, len(e.s.ops))
-	var undo []op
-	for i, o := range e.s.ops {
-		is, ended := e.s.is[o.n]
-		if ended && is.Verdict != Done {
-			continue // it is not done, or is back
-		}
-		var err error
-		if places[i], err = e.where(o); err != nil {
-			return fmt.Errorf("%s of deed %d: %w", o.do, o.n, err)
-		}
-		if _, marked := e.s.back[o.n]; o.do == swap && places[i] == after && !marked {
-			undo = append(undo, o)
-		}
-	}
-	if err := e.mark(undo...); err != nil {
-		return err
-	}
-	for i := len(e.s.ops) - 1; i >= 0; i-- {
-		o := e.s.ops[i]
-		if is, ended := e.s.is[o.n]; ended && is.Verdict != Done {
+	var swaps []op
+	for _, o := range e.s.ops {
+		if o.do != swap || e.stays(o) {
 			continue
 		}
-		is := e.inverse(o, places[i])
-		e.ends(o, is)
+		at, err := e.where(o)
+		if err != nil {
+			return fmt.Errorf("%s of deed %d: %w", o.do, o.n, err)
+		}
+		if _, marked := e.s.back[o.n]; at == after && !marked {
+			swaps = append(swaps, o)
+		}
+	}
+	if err := e.mark(swaps...); err != nil {
+		return err
+	}
+	for _, o := range slices.Backward(e.s.ops) {
+		if !e.stays(o) {
+			e.ends(o, e.inverse(o))
+		}
 	}
 	return nil
 }
 
-func (e *engine) inverse(o op, at where) isRecord {
+// stays says that a deed could not be done, which is the end of it. What is written
+// down as done or back may be otherwise by now: an attempt to go the other way may
+// have been interrupted before it wrote.
+func (e *engine) stays(o op) bool {
+	is, ended := e.s.is[o.n]
+	return ended && is.Verdict != Done && is.Verdict != Back
+}
+
+func (e *engine) inverse(o op) isRecord {
+	at, err := e.where(o)
+	if err != nil {
+		return isRecord{Verdict: Failed, Why: reason(err), Kept: true}
+	}
 	if at == before {
 		return ended(Back, "")
 	}
@@ -386,6 +403,8 @@ func (e *engine) inverse(o op, at where) isRecord {
 	switch {
 	case errors.Is(err, errMeanwhile):
 		return ended(Conflict, err.Error())
+	case fsat.Gone(err) && o.do == mode:
+		return ended(Conflict, "it was deleted meanwhile")
 	case err != nil:
 		return isRecord{Verdict: Failed, Why: reason(err), Kept: o.do == take}
 	}

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cofferdam/internal/event"
 	"cofferdam/internal/linux/fsat"
@@ -33,10 +34,19 @@ type engine struct {
 	name  string   // of the latter, "" if there is none
 	j     *journal
 	s     *story
+	hooks
+}
+
+// hooks are for tests.
+type hooks struct {
 	// at is called before and after each call that changes something; tests end
 	// the process there.
 	at func(string)
+	// inside: stage in the project even if dir is on the same file system.
+	inside bool
 }
+
+func noHooks() hooks { return hooks{at: func(string) {}} }
 
 // Run carries steps out in the project root. dir must not exist, and its parent
 // must: it lies outside the project, where nobody else writes. Without a
@@ -44,10 +54,10 @@ type engine struct {
 // the journal has no end: Recover gives it one. Once the project is being changed
 // it goes through to the end: ctx counts until then.
 func Run(ctx context.Context, root, dir string, steps []Step) (*Report, error) {
-	return run(ctx, root, dir, steps, func(string) {})
+	return run(ctx, root, dir, steps, noHooks())
 }
 
-func run(ctx context.Context, root, dir string, steps []Step, at func(string)) (*Report, error) {
+func run(ctx context.Context, root, dir string, steps []Step, h hooks) (*Report, error) {
 	if err := check(steps); err != nil {
 		return nil, err
 	}
@@ -66,11 +76,11 @@ func run(ctx context.Context, root, dir string, steps []Step, at func(string)) (
 	if err := apart(root, dir); err != nil {
 		return nil, err
 	}
-	e := &engine{p: p, path: dir, at: at, s: &story{is: map[int]isRecord{}, back: map[int]id{}}}
+	e := &engine{p: p, path: dir, hooks: h, s: &story{is: map[int]isRecord{}, back: map[int]id{}}}
+	defer e.close()
 	if err := e.create(root); err != nil {
 		return nil, err
 	}
-	defer e.close()
 	e.s.ops = opsOf(steps, which)
 	if err := e.prepare(ctx, steps); err != nil {
 		err = fmt.Errorf("nothing was changed: %w", err)
@@ -135,7 +145,6 @@ func (e *engine) create(root string) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			e.close()
 			err = errors.Join(err, os.RemoveAll(e.path))
 		}
 	}()
@@ -160,7 +169,7 @@ func (e *engine) create(root string) (err error) {
 	if err != nil {
 		return err
 	}
-	if here.Mount != top.Mount || here.Mount == 0 || here.Dev != top.Dev || here.Encrypted != top.Encrypted {
+	if e.inside || here.Mount != top.Mount || here.Mount == 0 || here.Dev != top.Dev || here.Encrypted != top.Encrypted {
 		e.name = stagePrefix + strings.ToLower(rand.Text())
 	}
 	e.at("begin")
@@ -331,10 +340,14 @@ func (e *engine) bring(o *op, s Step) (*os.File, error) {
 		return f, err
 	}
 	e.group(o, fd, name)
-	if o.to.Type != change.Symlink {
-		if err := chmodAt(fd, name, o.to.Mode); err != nil {
-			return f, err
-		}
+	switch {
+	case f != nil:
+		err = syscall.Fchmod(int(f.Fd()), o.to.Mode)
+	case o.to.Type == change.Directory:
+		err = chmodAt(fd, name, o.to.Mode)
+	}
+	if err != nil {
+		return f, err
 	}
 	st, err := fsat.StatAt(fd, name)
 	if err != nil {
