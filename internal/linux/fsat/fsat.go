@@ -257,9 +257,9 @@ func statx(fd int, name string, flags int) (Stat, error) {
 	return s, nil
 }
 
-// Entries calls each for every entry of the open directory but "." and "..".
+// Entries calls do for every entry of the open directory but "." and "..".
 // name is only valid during the call. buf is the kernel's buffer.
-func Entries(fd int, buf []byte, each func(name []byte, t Type)) error {
+func Entries(fd int, buf []byte, do func(name []byte, t Type)) error {
 	for {
 		n, err := unix.Getdents(fd, buf)
 		if err == unix.EINTR {
@@ -271,27 +271,35 @@ func Entries(fd int, buf []byte, each func(name []byte, t Type)) error {
 		if n == 0 {
 			return nil
 		}
-		// struct linux_dirent64: ino u64, off u64, reclen u16, type u8, name.
-		for at := 0; at+19 < n; {
-			reclen := int(binary.NativeEndian.Uint16(buf[at+16:]))
-			if reclen < 20 || at+reclen > n {
-				return unix.EBADMSG
-			}
-			name := buf[at+19 : at+reclen]
-			t := Type(buf[at+18])
-			at += reclen
-			for i, c := range name {
-				if c == 0 {
-					name = name[:i]
-					break
-				}
-			}
-			if name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.') {
-				continue
-			}
-			each(name, t)
+		if err := each(buf[:n], do); err != nil {
+			return err
 		}
 	}
+}
+
+// each takes apart what getdents64 has written.
+func each(buf []byte, do func(name []byte, t Type)) error {
+	// struct linux_dirent64: ino u64, off u64, reclen u16, type u8, name.
+	for at := 0; at+19 < len(buf); {
+		reclen := int(binary.NativeEndian.Uint16(buf[at+16:]))
+		if reclen < 20 || at+reclen > len(buf) {
+			return unix.EBADMSG
+		}
+		name := buf[at+19 : at+reclen]
+		t := Type(buf[at+18])
+		at += reclen
+		for i, c := range name {
+			if c == 0 {
+				name = name[:i]
+				break
+			}
+		}
+		if name[0] == '.' && (len(name) == 1 || len(name) == 2 && name[1] == '.') {
+			continue
+		}
+		do(name, t)
+	}
+	return nil
 }
 
 // Readlink returns the text of the symlink rel.
