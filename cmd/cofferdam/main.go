@@ -25,7 +25,7 @@ func main() {
 	if handled, code := probe.Child(os.Args[1:]); handled {
 		os.Exit(code)
 	}
-	if len(os.Args) > 1 && os.Args[1] == "run" {
+	if len(os.Args) > 1 && (os.Args[1] == "run" || os.Args[1] == "exec") {
 		// A run allocates some megabytes and is over, or waits for hours: a first
 		// collection at 4 MiB, with its threads, would come in the middle of most
 		// starts. At 16 MiB it comes where it is worth something. The other

@@ -38,7 +38,7 @@ func Exec(ctx context.Context, name string, command []string, c Caller) (int, er
 	if info.Status != session.Live {
 		return 0, &session.ControlError{ID: info.ID, Text: fmt.Sprintf("it is not running (%s)", info.Status)}
 	}
-	p, err := store.Plan(info)
+	p, err := store.Entry(info)
 	if err != nil {
 		return 0, err
 	}

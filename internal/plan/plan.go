@@ -317,6 +317,23 @@ type Plan struct {
 	Gaps          []Gap        `json:"gaps,omitempty"`
 }
 
+// Entry is what of the plan a boundary needs for one more command: the rules, and what
+// only a start makes, are left out. They are nine tenths of a plan, and who enters has
+// to read all of it first.
+func (p *Plan) Entry() *Plan {
+	e := *p
+	e.Rules, e.Gaps, e.Guards, e.Profiles = nil, nil, nil, nil
+	e.Network.Rules, e.Network.Roots = nil, nil
+	e.Mounts = nil
+	for _, m := range p.Mounts {
+		if m.Write { // what Landlock grants
+			m.Content = ""
+			e.Mounts = append(e.Mounts, m)
+		}
+	}
+	return &e
+}
+
 // RequiredGaps returns the gaps that stop the run.
 func (p *Plan) RequiredGaps() []Gap {
 	var out []Gap

@@ -251,6 +251,12 @@ func (s *Store) Plan(i Info) (*plan.Plan, error) {
 	return p, s.Read(i, PlanFile, p)
 }
 
+// Entry is the part of the plan that one more command needs (plan.Plan.Entry).
+func (s *Store) Entry(i Info) (*plan.Plan, error) {
+	p := &plan.Plan{}
+	return p, s.Read(i, entryFile, p)
+}
+
 // Read decodes one of a session's JSON files into v, strictly.
 func (s *Store) Read(i Info, name string, v any) error {
 	root, err := s.folder(i)

@@ -43,6 +43,7 @@ import (
 // Names of the files in a session's folder.
 const (
 	PlanFile     = "plan.json"
+	entryFile    = "entry.json" // plan.Plan.Entry
 	BaselineFile = "baseline.json"
 	EventsFile   = "events.jsonl"
 	stateFile    = "state.json"
@@ -308,17 +309,21 @@ func (x *Session) fill(store *os.Root, temp string, p *plan.Plan) error {
 	if x.root, err = store.OpenRoot(temp); err != nil {
 		return err
 	}
-	const create = os.O_CREATE | os.O_EXCL
-	if x.lock, err = x.root.OpenFile(lockFile, os.O_RDWR|create, 0o600); err != nil {
+	const anew = os.O_CREATE | os.O_EXCL
+	if x.lock, err = x.root.OpenFile(lockFile, os.O_RDWR|anew, 0o600); err != nil {
 		return err
 	}
 	if err = unixsock.TryLock(x.lock, false); err != nil {
 		return err
 	}
-	if x.Events, err = x.root.OpenFile(EventsFile, os.O_WRONLY|os.O_APPEND|create, 0o600); err != nil {
+	if x.Events, err = x.root.OpenFile(EventsFile, os.O_WRONLY|os.O_APPEND|anew, 0o600); err != nil {
 		return err
 	}
-	if err = x.Write(PlanFile, p); err != nil {
+	// The folder has no name yet, so nobody sees a file before it is whole.
+	if err = create(x.root, PlanFile, p); err != nil {
+		return err
+	}
+	if err = create(x.root, entryFile, p.Entry()); err != nil {
 		return err
 	}
 	if err = x.save(); err != nil {

@@ -31,7 +31,7 @@ func (b entering) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, d
 			f.Close()
 		}
 	}()
-	r, err := b.Enter(ctx, p, files, s, host.Adopt)
+	r, err := b.Enter(ctx, p.Entry(), files, s, host.Adopt) // as exec has it
 	dumpable()
 	if err != nil {
 		_ = host.Kill()
@@ -321,4 +321,45 @@ func TestEntryIsInTheControlGroup(t *testing.T) {
 		t.Errorf("%q %v, want %d", b, err, r.PID())
 	}
 	_, _ = r.Wait()
+}
+
+// What is left out of the plan for a command that enters changes nothing of what it does.
+func TestEntryIsEnough(t *testing.T) {
+	p := &plan.Plan{
+		Program: "/bin/true", Command: []string{"true"}, Dir: "/w", Workspace: "/w", Landlock: 6, SeccompNotify: true,
+		Identity:    plan.Identity{UID: 1, GID: 1, Home: "/h", Hostname: "cofferdam"},
+		Environment: []plan.EnvVar{{Name: "A", Value: "b", Rule: 1}},
+		Limits: []plan.Limit{
+			{Name: "open-files", Value: 100, Unit: "count", Mechanism: "rlimit"},
+			{Name: "cpus", Value: 1000, Unit: "millicpu", Mechanism: "affinity"},
+		},
+		Rules: []plan.RuleStatus{{ID: 1, Text: "x"}}, Guards: []plan.Guard{{Pattern: "x"}}, Gaps: []plan.Gap{{Missing: "x"}},
+		Network: plan.Network{Mode: "gateway", Rules: []plan.NetRule{{Name: "x"}}},
+	}
+	for _, kind := range []plan.MountKind{plan.Bind, plan.Tmpfs, plan.Mask, plan.Proc, plan.Dev, plan.Dir, plan.Symlink, plan.File, plan.Pin, plan.Home} {
+		for i, write := range []bool{false, true} {
+			p.Mounts = append(p.Mounts, plan.Mount{Kind: kind, Target: fmt.Sprintf("/%s%d", kind, i), Write: write, Content: "x"})
+		}
+	}
+	var lists [2]string
+	for i, p := range []*plan.Plan{p, p.Entry()} {
+		prog, err := entry(p, boundary.Streams{}, descriptors{gate: -1, in: -1, out: -1, err: -1}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, c := range slices.Concat(prog.First, prog.Second) {
+			for a := range c.Args {
+				if c.Args[a] > 1<<32 {
+					c.Args[a] = 0 // an address
+				}
+			}
+			lists[i] += fmt.Sprintln(c, c.NR, c.Args, c.Slot, c.Flags)
+		}
+	}
+	if lists[0] != lists[1] {
+		t.Errorf("with the whole plan:\n%s\nwith what is left of it:\n%s", lists[0], lists[1])
+	}
+	if !strings.Contains(lists[1], "/home1") || !strings.Contains(lists[1], "/tmpfs1") {
+		t.Errorf("nothing is granted:\n%s", lists[1])
+	}
 }
