@@ -27,6 +27,9 @@ func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == fetch {
 		os.Exit(fetchURL(os.Args[2]))
 	}
+	if len(os.Args) > 2 && os.Args[1] == storm {
+		os.Exit(raiseStorms(os.Args[2]))
+	}
 	os.Exit(runTests(m))
 }
 

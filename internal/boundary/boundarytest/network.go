@@ -193,6 +193,7 @@ var questions = []question{
 	dial("tcp", "127.0.0.1:9").want(refused),
 	dial("tcp", "127.1.2.3:443").want(refused),
 	{Do: "read", Address: "/proc/sys/net/ipv4/icmp_echo_ignore_all", Want: "1"},
+	{Do: "read", Address: "/proc/sys/net/ipv4/tcp_timestamps", Want: "2"}, // see netns.Knobs
 	{Do: "read", Address: "/proc/sys/net/ipv6/icmp/echo_ignore_all", Want: "1", Six: true},
 	{Do: "interfaces", Want: "lo"},
 

@@ -474,7 +474,7 @@ func kernelKnobs(p *plan.Plan) []call.Call {
 	// attack surface (user_namespaces(7), /proc/sys/user).
 	list = append(list, call.Write("kernel", call.Root, "proc/sys/user/max_user_namespaces", "0")...)
 	if p.Network.Mode == "gateway" {
-		list = append(list, netns.NoEcho(call.Root)...)
+		list = append(list, netns.Knobs(call.Root)...)
 	}
 	if l, ok := p.Limit("processes"); ok && l.Mechanism == "pid_max" {
 		list = append(list, call.Write("limits", call.Root, "proc/sys/kernel/pid_max", fmt.Sprint(l.Value))...)

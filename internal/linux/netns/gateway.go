@@ -305,10 +305,20 @@ func (m *message) redirect(port uint16) {
 	m.expression("redir", func() { m.number(unix.NFTA_REDIR_REG_PROTO_MIN, unix.NFT_REG_1) })
 }
 
-// NoEcho returns the calls that stop the kernel from answering pings, which with
-// every address local it would for all of them. dirfd is where proc is a procfs.
-func NoEcho(dirfd int) []call.Call {
+// Knobs returns the calls that set what the kernel does in this network besides. dirfd
+// is where proc is a procfs.
+//
+// Pings are not answered, which with every address local they would be for all of them.
+//
+// Timestamps of TCP have one origin. By default each pair of addresses has a random one
+// (secure_tcp_ts_off). To the listeners of the gateway, connections to different addresses
+// come from one: a port that is used again within a minute, for another address, then
+// looks like a segment from the past (PAWS) to the socket in TIME_WAIT, and its SYN is
+// dropped. The origin tells how long this machine has been up, which /proc/uptime
+// says inside, and outside nobody sees it.
+func Knobs(dirfd int) []call.Call {
 	list := call.Write("network", dirfd, "proc/sys/net/ipv4/icmp_echo_ignore_all", "1")
+	list = append(list, call.Write("network", dirfd, "proc/sys/net/ipv4/tcp_timestamps", "2")...)
 	six := call.Write("network", dirfd, "proc/sys/net/ipv6/icmp/echo_ignore_all", "1") // 5.0
 	six[0] = six[0].OrSkip(len(six) - 1)                                               // no IPv6
 	return append(list, six...)
