@@ -428,3 +428,59 @@ func bareLocks(f *ast.File, fset *token.FileSet) []string {
 	}
 	return out
 }
+
+// docs/bypasses.md names tests that exist, and what test/system tries by number is in it.
+func TestBypassPage(t *testing.T) {
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs/bypasses.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	sources := map[string]string{} // of each folder that is named
+	source := func(dir string) string {
+		if _, ok := sources[dir]; !ok {
+			files, _ := filepath.Glob(filepath.Join(root, dir, "*.go"))
+			for _, file := range files {
+				b, err := os.ReadFile(file)
+				if err != nil {
+					t.Fatal(err)
+				}
+				sources[dir] += string(b)
+			}
+		}
+		return sources[dir]
+	}
+	found := map[string]bool{}
+	for line := range strings.Lines(string(page)) {
+		cells := strings.Split(line, "|")
+		if len(cells) != 5 || !strings.HasPrefix(line, "| NET-") {
+			continue
+		}
+		id := strings.TrimSpace(cells[1])
+		found[id] = true
+		for _, test := range strings.Split(cells[3], ",") {
+			words := strings.Split(test, "`")
+			if len(words) != 5 {
+				t.Errorf("%s: no folder and test: %q", id, test)
+				continue
+			}
+			switch text := source(words[1]); {
+			case !strings.Contains(text, "\nfunc "+words[3]+"("):
+				t.Errorf("%s: there is no %s in %s", id, words[3], words[1])
+			case words[3] == "TestBypasses" && !strings.Contains(text, "{id: \""+id+"\""):
+				t.Errorf("%s: TestBypasses does not try it", id)
+			}
+		}
+	}
+	for _, word := range strings.Split(source("test/system"), "NET-")[1:] {
+		if id := "NET-" + word[:2]; !found[id] {
+			t.Errorf("test/system tries %s, which the page does not list", id)
+		}
+	}
+	if len(found) < 40 {
+		t.Errorf("the page has %d lines", len(found))
+	}
+}

@@ -205,53 +205,6 @@ func TestClients(t *testing.T) {
 	}
 }
 
-// What is tried to get past the gateway. Each line prints "through" if it got there.
-func TestBypasses(t *testing.T) {
-	s := newSite(t)
-	o := newOutside(t, s)
-	// An address that only this host answers for, and that is not loopback's.
-	own := "127.0.0.1"
-	if addrs, err := net.InterfaceAddrs(); err == nil {
-		for _, a := range addrs {
-			if n, ok := a.(*net.IPNet); ok && !n.IP.IsLoopback() && n.IP.To4() != nil {
-				own = n.IP.String()
-			}
-		}
-	}
-	const curl = `curl -sS -m 5 --cacert ca.crt --noproxy '*' `
-	for name, line := range map[string]string{
-		"another SNI over an allowed address": `curl -sS -m 5 -k --noproxy '*' --connect-to evil.stand-in.test:TLS:api.stand-in.test:TLS https://evil.stand-in.test:TLS/`,
-		"an address and no name":              curl + `-k https://127.0.0.2:TLS/`,
-		"the host's loopback":                 curl + `http://127.0.0.1:HTTP/`,
-		"the host's loopback, mapped":         curl + `'http://[::ffff:127.0.0.1]:HTTP/'`,
-		"the host's own address":              curl + `http://` + own + `:HTTP/`,
-		"the wildcard address":                curl + `http://0.0.0.0:HTTP/`,
-		"another port of the allowed name":    curl + `http://api.stand-in.test:HTTP9/`,
-		"a name below the allowed one":        curl + `http://other.api.stand-in.test:HTTP/`,
-		"the allowed name with more in front": curl + `http://api.stand-in.test.evil.stand-in.test:HTTP/`,
-		"the proxy, an address":               `curl -sS -m 5 --proxy http://127.0.0.1:1008 -p http://127.0.0.2:HTTP/`,
-		"the proxy, another name":             `curl -sS -m 5 --proxy http://127.0.0.1:1008 -p http://evil.stand-in.test:HTTP/`,
-		"the proxy, another name in TLS":      `curl -sS -m 5 -k --proxy http://127.0.0.1:1008 --connect-to evil.stand-in.test:TLS:api.stand-in.test:TLS https://evil.stand-in.test:TLS/`,
-		"the proxy, a Host of another name":   `curl -sS -m 5 --proxy http://127.0.0.1:1008 -H 'Host: evil.stand-in.test' http://api.stand-in.test:HTTP/`,
-		"SOCKS, another name":                 `curl -sS -m 5 --proxy socks5h://127.0.0.1:1010 http://evil.stand-in.test:HTTP/`,
-		"SOCKS, the host's loopback":          `curl -sS -m 5 --noproxy '' --proxy socks5h://127.0.0.1:1010 http://127.0.0.1:RAW9/`,
-		"metadata":                            curl + `http://169.254.169.254/latest/`,
-	} {
-		t.Run(name, func(t *testing.T) {
-			line = strings.NewReplacer("HTTP9", fmt.Sprint(o.tls), "RAW9", "1", "TLS", fmt.Sprint(o.tls), "HTTP", fmt.Sprint(o.http)).Replace(line)
-			flags := o.allow()
-			if name == "another port of the allowed name" {
-				flags = []string{"--allow-domain", fmt.Sprintf("%s:%d", goodName, o.http), "--allow-cidr", "127.0.0.1/32"}
-			}
-			o.took()
-			r := o.try(t, s, line, flags...)
-			if seen := o.took(); strings.Contains(r.out, "served") || len(seen) != 0 {
-				t.Errorf("status %d, %q, seen %q; %s", r.status, r.out, seen, r.err)
-			}
-		})
-	}
-}
-
 // A protocol in which the other side speaks first, and one that is nobody's.
 func TestOtherProtocols(t *testing.T) {
 	s := newSite(t)
