@@ -98,14 +98,14 @@ func remove(dir int, name string) error {
 
 // enter opens a directory of ours for all that is to be done in it, whatever its mode.
 func enter(dir int, name string) (int, error) {
-	path, err := open1(dir, name, unix.O_RDONLY|unix.O_DIRECTORY)
+	path, err := open1(dir, name, unix.O_RDONLY|unix.O_DIRECTORY, beneath)
 	if err == nil {
 		if st, serr := StatFd(path); serr == nil && st.Mode&0o700 == 0o700 {
 			return path, nil
 		}
 		unix.Close(path)
 	}
-	if path, err = open1(dir, name, unix.O_PATH|unix.O_DIRECTORY); err != nil {
+	if path, err = open1(dir, name, unix.O_PATH|unix.O_DIRECTORY, beneath); err != nil {
 		return -1, err
 	}
 	defer unix.Close(path)
@@ -247,6 +247,3 @@ func CopyFile(from int, name string, to int) (shared bool, err error) {
 	times := []unix.Timespec{{Nsec: unix.UTIME_OMIT}, x.Mtim}
 	return shared, unix.UtimesNanoAt(to, name, times, unix.AT_SYMLINK_NOFOLLOW)
 }
-
-// Chmod sets the permission bits of an open directory or file.
-func Chmod(fd int, mode uint32) error { return unix.Fchmod(fd, mode&0o777) }
