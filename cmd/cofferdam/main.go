@@ -37,6 +37,7 @@ func main() {
 		Version: version,
 		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
 		Questions: flow.Questions, Answer: flow.Answer,
+		Discard: flow.Discard,
 		Policy: flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
 		Trust: flow.TrustFile, Import: flow.Import, Doctor: flow.Doctor,
 	}

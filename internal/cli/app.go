@@ -33,6 +33,9 @@ type App struct {
 	// Answer answers a question; see flow.Answer.
 	Answer func(ctx context.Context, session string, id int, answer string, c flow.Caller) (*flow.Answered, error)
 
+	// Discard throws the copy of a session away; "" is the latest one here.
+	Discard func(ctx context.Context, session string, c flow.Caller) (*flow.Discarded, error)
+
 	Policy  func(context.Context, flow.Options, flow.Caller) (*policy.Effective, error)
 	Check   func(ctx context.Context, file string, c flow.Caller) error
 	Explain func(ctx context.Context, o flow.Options, c flow.Caller, access, subject string) (*flow.Explanation, error)

@@ -29,6 +29,7 @@ func commands() []entry {
 		{"exec", "run one more command in a running session", cmdExec},
 		{"approvals", "see and answer what sessions ask", cmdApprovals},
 		{"approve", "answer one question", cmdApprove},
+		{"discard", "throw the copy of a session away", cmdDiscard},
 		{"ps", "list sessions", cmdPs},
 		{"logs", "show what happened in a session", cmdLogs},
 		{"policy", "show, check and explain what is permitted", cmdPolicy},

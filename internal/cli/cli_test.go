@@ -359,7 +359,7 @@ func TestExitCodeOfEachError(t *testing.T) {
 	}
 	for err, want := range map[error]int{
 		&session.NotFoundError{}: 66, &session.AmbiguousError{}: 66, &session.NameError{}: 64,
-		&session.ControlError{}: 73, &event.ChainError{}: 74, boundary.ErrNotHere: 69, nil: 0,
+		&flow.NoCopyError{}: 66, &session.ControlError{}: 73, &event.ChainError{}: 74, boundary.ErrNotHere: 69, nil: 0,
 	} {
 		if got := exitOf(err); got != want {
 			t.Errorf("%T: %d, want %d", err, got, want)

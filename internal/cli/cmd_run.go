@@ -20,6 +20,7 @@ Flags end at the command's name: what follows belongs to the command.`,
 			{"cofferdam run -- claude", "an agent in the project you are in"},
 			{"cofferdam run claude -p 'fix the tests'", "the same; the flags are the agent's"},
 			{"cofferdam run --allow-read ~/notes --env EDITOR -- bash", "let it read one more directory and see one variable"},
+			{"cofferdam run --mode copy -- claude", "nothing reaches the project by itself"},
 			{"cofferdam run --unattended --timeout 30m --json -- npm test", "in CI"},
 			{"cofferdam run --dry-run -- codex", "print the plan and start nothing"},
 		},
@@ -61,6 +62,7 @@ func policyFlags(f *flags, o *flow.Options) {
 	f.text(&o.PolicyFile, "policy", "FILE", "policy file, in place of your own and the project's", "file")
 	f.each(&o.Profiles, "profile", "NAME", "add a profile", "claude", "codex", "gemini", "opencode", "go", "node", "python", "rust", "java", "ruby")
 	f.text(&o.Workspace, "workspace", "DIR", "the project that is writable (default: here)", "dir")
+	f.text(&o.Mode, "mode", "MODE", "work in the project (live), or in a copy of it", "live", "copy")
 	f.text(&o.Boundary, "boundary", "NAME", "how it is kept in: native", "native")
 	f.each(&o.AllowRead, "allow-read", "PATH", "may be read", "file")
 	f.each(&o.AllowWrite, "allow-write", "PATH", "may be read and written", "file")

@@ -121,6 +121,7 @@ func exitOf(err error) int {
 		ambiguous *session.AmbiguousError
 		control   *session.ControlError
 		question  *flow.NoQuestionError
+		noCopy    *flow.NoCopyError
 		chain     *event.ChainError
 		output    *outputError
 	)
@@ -131,7 +132,7 @@ func exitOf(err error) int {
 		return exitUsage
 	case errors.As(err, &policy):
 		return exitPolicy
-	case errors.As(err, &missing), errors.As(err, &ambiguous), errors.As(err, &question):
+	case errors.As(err, &missing), errors.As(err, &ambiguous), errors.As(err, &question), errors.As(err, &noCopy):
 		return exitNoInput
 	case errors.As(err, &refused), errors.As(err, &setup), errors.Is(err, boundary.ErrNotHere):
 		return exitRefused

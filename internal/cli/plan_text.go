@@ -21,7 +21,11 @@ func planText(p *plan.Plan) string {
 	row("command", "%s", strings.Join(words, " "))
 	row("program", "%s", report.Quote(p.Program))
 	row("boundary", "%s", report.Plain(p.Boundary))
-	row("workspace", "%s", report.Quote(p.Workspace))
+	workspace := report.Quote(p.Workspace)
+	if p.Copy != "" {
+		workspace += ", a copy of it (" + report.Plain(p.Copy) + "): nothing reaches the project by itself"
+	}
+	row("workspace", "%s", workspace)
 	network := p.Network.Mode
 	if p.Network.Mechanism != "" {
 		network += " by " + p.Network.Mechanism + ": what no rule allows is denied"

@@ -85,6 +85,7 @@ func describe(err error) message {
 		control   *session.ControlError
 		name      *session.NameError
 		question  *flow.NoQuestionError
+		noCopy    *flow.NoCopyError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -166,6 +167,8 @@ func describe(err error) message {
 		hint("cofferdam ps lists what is running")
 	case errors.As(err, &question):
 		hint(question.Hint)
+	case errors.As(err, &noCopy):
+		hint("cofferdam ps --all lists all sessions; a run with --mode copy has one")
 	case errors.As(err, &missing):
 		for _, i := range missing.Live {
 			hint("running: " + sessionLine(i))

@@ -203,6 +203,10 @@ func Import(_ context.Context, format, file string, c Caller) (*Imported, error)
 // run with the default policy would miss.
 func Doctor(ctx context.Context, c Caller) (*Diagnosis, error) {
 	f := probe.Full(ctx, variable(c.Environ, "HOME"))
+	if state, err := stateDir(c.Environ); err == nil && f.Mechanism(host.Overlay).Answer == host.Yes {
+		// The layers of a copy lie there. (Without a directory there is nothing to try.)
+		tryOverlay(ctx, state, &f, "/usr")
+	}
 	return &Diagnosis{Facts: &f, Gaps: compile.Gaps(&f)}, ctx.Err()
 }
 

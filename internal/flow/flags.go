@@ -75,6 +75,9 @@ func flagDocument(o Options, p place) (*policy.Document, error) {
 	if o.Boundary != "" {
 		doc["boundary"] = o.Boundary
 	}
+	if o.Mode != "" {
+		doc["workspace"] = map[string]any{"mode": o.Mode}
+	}
 	if o.Timeout != "" {
 		doc["resources"] = map[string]any{"timeout": o.Timeout}
 	}

@@ -10,6 +10,7 @@ type Options struct {
 	PolicyFile string   // --policy
 	Profiles   []string // --profile, repeatable
 	Workspace  string   // --workspace; "" is the working directory
+	Mode       string   // --mode: "live", "copy"; "" is the policy's
 	Boundary   string   // --boundary; "" is the policy's
 
 	AllowRead, AllowWrite, DenyRead, DenyWrite []string

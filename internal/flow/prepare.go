@@ -65,6 +65,7 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	if needsGateway(p.policy, &p.facts) {
 		tryOnce(ctx, p.state, &p.facts, host.Nftables)
 	}
+	lookForCopy(ctx, p.policy, &p.facts, place.workspace, p.state)
 	program, err := findProgram(o.Command, c, place)
 	if err != nil {
 		return nil, err
@@ -208,13 +209,14 @@ func policySource(o Options, c Caller, p place, state string) (policy.Source, er
 		return policy.Source{}, err
 	}
 	src := policy.Source{
-		Place:    policy.Place{Home: p.facts.Home, Workspace: p.workspace, Login: p.login},
-		Managed:  policy.ManagedFile,
-		UserFile: userPolicy(c.Environ, p.facts.Home),
-		Trusted:  policy.TrustIn(state).Trusted,
-		Profiles: o.Profiles,
-		Flags:    flags,
-		Tools:    toolsOn(variable(c.Environ, "PATH")),
+		Place:      policy.Place{Home: p.facts.Home, Workspace: p.workspace, Login: p.login},
+		Managed:    policy.ManagedFile,
+		UserFile:   userPolicy(c.Environ, p.facts.Home),
+		Trusted:    policy.TrustIn(state).Trusted,
+		Profiles:   o.Profiles,
+		Flags:      flags,
+		Unattended: o.Unattended,
+		Tools:      toolsOn(variable(c.Environ, "PATH")),
 	}
 	if len(o.Command) > 0 {
 		src.Command = o.Command[0]

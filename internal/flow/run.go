@@ -99,6 +99,16 @@ func Run(ctx context.Context, o Options, c Caller) (int, error) {
 	r.ownTerminal = streams.Terminal
 	signals, stop := supervise.Subscribe(streams.Terminal)
 	defer stop()
+	copying, stopCopying := supervise.Interruptible(ctx)
+	started, err = r.makeCopy(copying, started)
+	stopCopying()
+	if err != nil {
+		if interrupted := pending(signals); interrupted != 0 {
+			_ = r.failed(err)
+			return 128 + int(interrupted), nil
+		}
+		return 0, r.failed(err)
+	}
 	var openErr error
 	opened := make(chan struct{})
 	go func() {
@@ -202,29 +212,39 @@ type run struct {
 	// unswept: something may be left in the workspace. The session stays open then,
 	// so that the next start sweeps again, and does not take it for the person's own.
 	unswept bool
-	guests  struct {
+	// copied is what is told of the changes in the copy, with what can be done.
+	copied    string
+	copyHints []string
+	guests    struct {
 		sync.Mutex
 		pids []int
 	}
 }
 
+// create makes the session's folder, once.
+func (r *run) create(ctx context.Context) error {
+	if r.session != nil {
+		return nil
+	}
+	var err error
+	if r.session, err = r.store.Create(ctx, r.plan, r.options.Name); err == nil {
+		r.recorder.open(r.session.Events)
+	}
+	return err
+}
+
 // open makes the session's folder and writes down what is about to start, and
 // what of the workspace has to be as it was afterwards.
 func (r *run) open(ctx context.Context) error {
-	var err error
-	if r.session, err = r.store.Create(ctx, r.plan, r.options.Name); err != nil {
+	if err := r.create(ctx); err != nil {
 		return err
 	}
-	r.recorder.open(r.session.Events)
 	if r.credentials != nil {
 		if err := r.session.Write(session.PlaceholdersFile, r.credentials.Placeholders()); err != nil {
 			return err
 		}
 	}
-	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
-		return r.workspaceGone(err)
-	}
-	if err := r.session.Write(session.BaselineFile, r.baseline); err != nil {
+	if err := r.guard(); err != nil {
 		return err
 	}
 	for _, w := range r.policy.Warnings {
@@ -232,12 +252,33 @@ func (r *run) open(ctx context.Context) error {
 			return err
 		}
 	}
-	// From now on a name that appears is set aside within moments; the sweep
-	// at the end does not depend on it.
+	r.watch()
+	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
+}
+
+// guard remembers what of the workspace has to be as it was. Of a copy nothing has to:
+// nothing in the project can be written.
+func (r *run) guard() error {
+	if r.plan.Copy != "" {
+		return nil
+	}
+	var err error
+	if r.baseline, err = workspace.TakeBaseline(r.plan.Workspace, r.plan.Guards, held(r.plan)); err != nil {
+		return r.workspaceGone(err)
+	}
+	return r.session.Write(session.BaselineFile, r.baseline)
+}
+
+// watch: from now on a name that appears is set aside within moments; the sweep at the
+// end does not depend on it.
+func (r *run) watch() {
+	if r.baseline == nil {
+		return
+	}
+	var err error
 	if r.watcher, err = workspace.Watch(r.baseline, r.session.Dir, r.setAside); err != nil {
 		_ = r.recorder.add(event.Event{Kind: event.Notice, Detail: "new names in the workspace were looked for at the end only: " + err.Error()})
 	}
-	return r.recorder.write(event.Event{Kind: event.Start, Subject: r.plan.Workspace, Detail: r.plan.Program})
 }
 
 // attend puts up what accompanies a running command.
@@ -391,6 +432,7 @@ func held(p *plan.Plan) func(rel string) bool {
 func (r *run) finish(result supervise.Result) (int, error) {
 	r.closeGateway()
 	sweepErr := r.sweep()
+	r.copied, r.copyHints = r.closeCopy()
 	status, own := result.Status()
 	e := event.Event{Kind: event.Exit, Status: status, Detail: string(result.Reason)}
 	logErr := r.recorder.write(e)
@@ -436,6 +478,7 @@ func (r *run) failed(err error) error {
 	if unswept := r.sweep(); unswept != nil {
 		err = errors.Join(err, unswept)
 	}
+	r.copied, r.copyHints = r.closeCopy()
 	_ = r.recorder.write(event.Event{Kind: event.End, Detail: err.Error()})
 	_ = r.recorder.flush()
 	seq, head := r.recorder.head()
@@ -464,7 +507,11 @@ func (r *run) summary() {
 	if r.options.JSON {
 		return // logs --json has them
 	}
-	r.recorder.tell(r.caller.Err, report.StyleOf(r.caller.Err, r.caller.Environ), r.session.ID)
+	style := report.StyleOf(r.caller.Err, r.caller.Environ)
+	r.recorder.tell(r.caller.Err, style, r.session.ID)
+	if r.copied != "" {
+		report.Told{Text: r.copied, Hints: r.copyHints}.Write(r.caller.Err, style)
+	}
 }
 
 // recoverInterrupted finishes sessions whose supervisor was killed: what was
@@ -497,7 +544,9 @@ func recoverSession(ctx context.Context, store *session.Store, i session.Info, c
 	var b workspace.Baseline
 	if err := store.Read(i, session.BaselineFile, &b); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return claim.Settle() // killed before there was a baseline: nothing had run
+			// Killed before there was a baseline: nothing had run. Or it ran in a copy.
+			toldOfCopy(i, c)
+			return claim.Settle()
 		}
 		claim.Release()
 		return err

@@ -35,7 +35,7 @@ const (
 	SeccompNotify  = "seccomp-notify" // SECCOMP_RET_USER_NOTIF
 	Landlock       = "landlock"       // Level is the ABI
 	Fuse           = "fuse"           // /dev/fuse can be opened and mounted in a user namespace
-	Overlay        = "overlay"        // unprivileged overlayfs with userxattr
+	Overlay        = "overlay"        // unprivileged overlayfs with userxattr; Level is 2 if it takes layers by descriptor
 	PidMax         = "pid-max"        // kernel.pid_max per pid namespace (6.14)
 	CgroupV2       = "cgroup-v2"      // a delegated, writable cgroup v2 subtree
 	CgroupV1       = "cgroup-v1"      // writable v1 hierarchies (real root)
@@ -82,6 +82,21 @@ type Found struct {
 	Kind string `json:"kind"`
 	// Pattern is the pattern text, as given to the scan.
 	Pattern string `json:"pattern"`
+}
+
+// Copying is what is known for a copy of the workspace.
+type Copying struct {
+	// Mounts are the places in the workspace where something else is mounted, which a
+	// copy does not have.
+	Mounts []string `json:"mounts,omitempty"`
+	// GitDir is where git has what belongs to the workspace if that is outside of it,
+	// as for a worktree and a submodule.
+	GitDir string `json:"gitDir,omitempty"`
+	// Entries and Bytes are what a full copy would copy; only if there is no overlay.
+	Entries int   `json:"entries,omitempty"`
+	Bytes   int64 `json:"bytes,omitempty"`
+	// Problem says why not even that can be.
+	Problem string `json:"problem,omitempty"`
 }
 
 // Asked is what one tool of the person has said of where it gets packages from.
@@ -137,6 +152,9 @@ type Facts struct {
 	// Searched are directories outside of the workspace in which the patterns
 	// of denials were looked for; their text is that of the rules that open them.
 	Searched []string `json:"searched,omitempty"`
+
+	// Copying is nil if the workspace is not to be copied.
+	Copying *Copying `json:"copying,omitempty"`
 
 	// Asked has the tools of those profiles that are on.
 	Asked []Asked `json:"asked,omitempty"`

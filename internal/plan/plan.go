@@ -67,9 +67,22 @@ const (
 	// Pin is a bind of Target onto itself: a mount point can be neither renamed
 	// nor removed. Without Write what is below is read-only too.
 	Pin MountKind = "pin"
+	// Copy is a copy of the directory Source at Target: what is written there reaches
+	// Source never. Plan.Copy says how it is made.
+	Copy MountKind = "copy"
 	// Home is the private home: Source is a directory of the product's own, or
 	// empty for a tmpfs.
 	Home MountKind = "home"
+)
+
+// How a copy of the workspace is made: Plan.Copy.
+const (
+	// CopyOverlay: an overlay whose layers are given by descriptor (Linux 6.13).
+	CopyOverlay = "overlay"
+	// CopyOverlayPaths: the same, the layers given by path.
+	CopyOverlayPaths = "overlay-by-path"
+	// CopyFull: each file is copied before the start.
+	CopyFull = "full"
 )
 
 // Holds names the contents of files that tell programs inside whom to trust. The plan
@@ -91,6 +104,10 @@ type Mount struct {
 	Content string    `json:"content,omitempty"` // of a File
 	// Holds names what a File has in it that exists only when the run begins.
 	Holds Holds `json:"holds,omitempty"`
+	// Upper and Work are the directories of a Copy's layers, which exist only when the
+	// run begins.
+	Upper string `json:"upper,omitempty"`
+	Work  string `json:"work,omitempty"`
 	// Write is whether the inside may write through this mount.
 	Write bool `json:"write,omitempty"`
 	// Directory says whether a bind or mask is a directory.
@@ -311,10 +328,13 @@ type Plan struct {
 	// FuseMasks: masks answer through the supervisor, which sees who asked.
 	FuseMasks bool `json:"fuseMasks"`
 	// SeccompNotify: refused system calls are reported by the kernel.
-	SeccompNotify bool         `json:"seccompNotify"`
-	Unattended    bool         `json:"unattended,omitempty"`
-	Rules         []RuleStatus `json:"rules"`
-	Gaps          []Gap        `json:"gaps,omitempty"`
+	SeccompNotify bool `json:"seccompNotify"`
+	Unattended    bool `json:"unattended,omitempty"`
+	// Copy says how the copy is made that stands for the workspace; "" is none: what is
+	// written there is written into the project.
+	Copy  string       `json:"copy,omitempty"`
+	Rules []RuleStatus `json:"rules"`
+	Gaps  []Gap        `json:"gaps,omitempty"`
 }
 
 // Entry is what of the plan a boundary needs for one more command: the rules, and what
@@ -343,6 +363,16 @@ func (p *Plan) RequiredGaps() []Gap {
 		}
 	}
 	return out
+}
+
+// Copied is the mount that shows a copy of the workspace; ok is false if none does.
+func (p *Plan) Copied() (m *Mount, ok bool) {
+	for i := range p.Mounts {
+		if p.Mounts[i].Kind == Copy {
+			return &p.Mounts[i], true
+		}
+	}
+	return nil, false
 }
 
 // Rule returns the rule with this ID; ok is false for 0 or unknown IDs.

@@ -228,7 +228,9 @@ type Environment struct {
 
 // Workspace says how the project is presented.
 type Workspace struct {
-	// "live": the command works in the project itself.
+	// "live": the command works in the project itself. "copy": it works in a copy, of
+	// which nothing reaches the project by itself. The default is "live", and "copy"
+	// with --unattended.
 	Mode *Val[string] `json:"mode,omitempty" is:"workspaceMode"`
 	// The home directory inside: "private" is kept, one per project;
 	// "ephemeral" is gone after the run.

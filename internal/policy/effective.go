@@ -127,7 +127,7 @@ type Effective struct {
 	Limits  []LimitRule  `json:"limits"`
 
 	Boundary       Setting[string] `json:"boundary"`      // "native"
-	WorkspaceMode  Setting[string] `json:"workspaceMode"` // "live"
+	WorkspaceMode  Setting[string] `json:"workspaceMode"` // "live", "copy"
 	AllowRoot      Setting[bool]   `json:"allowRoot"`     // run as uid 0 with fewer guarantees
 	AllowGitConfig Setting[bool]   `json:"allowGitConfig"`
 	Registries     Setting[bool]   `json:"registries"`

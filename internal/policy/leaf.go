@@ -123,7 +123,7 @@ var leaves = map[string]leaf{
 	"true":          {must: &yes},
 	"extends":       {match: lazily(`^[^\x00-\x1f\x7f]+$`)},
 	"boundary":      {enum: []string{"native"}},
-	"workspaceMode": {enum: []string{"live"}},
+	"workspaceMode": {enum: []string{"live", "copy"}},
 	"home":          {enum: []string{"private", "ephemeral"}},
 	"mode":          {enum: []string{modeDeny, modeMask}},
 	"path": {
@@ -221,7 +221,7 @@ func (l leaf) enumText(s string) (text, hint string) {
 	switch {
 	case s == "container" || s == "vm":
 		return fmt.Sprintf("the %s boundary is not there yet", s), "write " + known
-	case s == "copy" || s == "worktree":
+	case s == "worktree":
 		return fmt.Sprintf("workspace mode %q is not there yet", s), "write " + known
 	}
 	if n := nearest(s, l.enum); n != "" {

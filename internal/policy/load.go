@@ -42,6 +42,9 @@ type Source struct {
 	// Trusted tells whether this content of a project's file is trusted.
 	Trusted func(path string, content []byte) bool
 
+	// Unattended: nobody looks on, so a copy of the workspace is the default.
+	Unattended bool
+
 	// Command chooses the agent's profile, Tools those of the toolchains
 	// that are on PATH; Profiles are asked for by name.
 	Command  string
@@ -64,6 +67,9 @@ func Load(s Source) (*Effective, error) {
 	}
 	l := &loader{source: s, e: &Effective{}}
 	l.e.builtin(s.Place)
+	if s.Unattended {
+		l.e.WorkspaceMode.Value = "copy"
+	}
 	for _, p := range chooseProfiles(s) {
 		l.profile(p)
 	}

@@ -247,7 +247,7 @@ func (e *Effective) addSettings(l layer, widening func(string, Pos, string) bool
 	if v := d.Boundary; v != nil {
 		e.Boundary = Setting[string]{v.V, l.origin("boundary", v.Pos)}
 	}
-	if v := d.Workspace.Mode; v != nil {
+	if v := d.Workspace.Mode; v != nil && (v.V != "live" || e.WorkspaceMode.Value == v.V || !widening("workspace.mode", v.Pos, v.V)) {
 		e.WorkspaceMode = Setting[string]{v.V, l.origin("workspace.mode", v.Pos)}
 	}
 	if v := d.Network.Unlisted; v != nil && (v.V == "deny" || e.Unlisted.Value == v.V || !widening("network.unlisted", v.Pos, v.V)) {

@@ -10,6 +10,7 @@
 //	  20260301-120000-k3f9/
 //	    plan.json               the plan, written once
 //	    baseline.json           what the workspace was before; not by us
+//	    copy.json, copy/        the copy of the workspace, if it has one; not by us
 //	    state.json              State; replaced, never changed in place
 //	    events.jsonl            append only, see package event
 //	    lock                    flock held by the supervisor: it lives
@@ -46,9 +47,12 @@ const (
 	entryFile    = "entry.json" // plan.Plan.Entry
 	BaselineFile = "baseline.json"
 	EventsFile   = "events.jsonl"
-	stateFile    = "state.json"
-	lockFile     = "lock"
-	socketFile   = "control.sock"
+	// CopyFile says of what and since when there is a copy of the workspace in the
+	// folder, if there is one; not by us.
+	CopyFile   = "copy.json"
+	stateFile  = "state.json"
+	lockFile   = "lock"
+	socketFile = "control.sock"
 	// answersFile is the socket of those who answer questions; not by us.
 	answersFile = "approvals.sock"
 	// PlaceholdersFile has what stands for the plan's credentials inside, for commands
@@ -214,6 +218,8 @@ type State struct {
 	Boundary  string   `json:"boundary"`
 	Workspace string   `json:"workspace"`
 	Command   []string `json:"command"`
+	// Copy: the inside writes to a copy of the workspace.
+	Copy bool `json:"copy,omitempty"`
 	// Supervisor is the process that holds the lock, Inside the boundary's
 	// first process on the host (0 until it runs). Both are for people.
 	Supervisor Process    `json:"supervisor"`
@@ -292,7 +298,7 @@ func (s *Store) create(p *plan.Plan, name string) (*Session, error) {
 		return nil, err
 	}
 	x := &Session{ID: id, Dir: filepath.Join(s.dir, id), state: State{
-		Version: 1, ID: id, Name: name, Boundary: p.Boundary, Workspace: p.Workspace, Command: p.Command,
+		Version: 1, ID: id, Name: name, Boundary: p.Boundary, Workspace: p.Workspace, Command: p.Command, Copy: p.Copy != "",
 		Created: now, BootID: bootID(), Supervisor: Process{os.Getpid(), startTime(os.Getpid())},
 	}}
 	if err := x.fill(s.root, temp, p); err != nil {

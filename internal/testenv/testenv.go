@@ -115,9 +115,10 @@ const (
 	IA32           Need = "ia32"
 	AMD64          Need = "amd64"
 	Nftables       Need = "nftables"
+	OverlayFD      Need = "overlay-fd" // layers by descriptor: Linux 6.13
 )
 
-var needs = []Need{UserNamespaces, Fuse, Root, CgroupV1, CgroupV2, Agents, Toolchains, Bubblewrap, Git, Seccomp, SeccompNotify, IA32, AMD64, Nftables}
+var needs = []Need{UserNamespaces, Fuse, Root, CgroupV1, CgroupV2, Agents, Toolchains, Bubblewrap, Git, Seccomp, SeccompNotify, IA32, AMD64, Nftables, OverlayFD}
 
 // required says whether REQUIRE lists the need. A name in it that nobody skips for
 // is an error: misspelt, it would hide a skip.

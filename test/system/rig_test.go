@@ -23,6 +23,7 @@ const rigged = "rigged"
 // in which the helper may do such things.
 type rigging struct {
 	Empty  []string  // directories over which an empty tmpfs is mounted
+	Plain  []string  // directories over which a file system without attributes is mounted
 	Hosts  string    // what /etc/hosts says
 	Small  string    // a directory over which a full tmpfs is mounted
 	Root   bool      // be user 0
@@ -41,7 +42,7 @@ type refusal struct {
 }
 
 func (r rigging) namespace() bool {
-	return len(r.Empty) > 0 || r.Hosts != "" || r.Small != "" || r.Root || len(r.Limits) > 0 || r.Proc != nil
+	return len(r.Empty) > 0 || len(r.Plain) > 0 || r.Hosts != "" || r.Small != "" || r.Root || len(r.Limits) > 0 || r.Proc != nil
 }
 
 // rigged runs a command in a rigging.
@@ -107,6 +108,11 @@ func (r rigging) apply() error {
 	}
 	for _, dir := range r.Empty {
 		if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=1777"); err != nil {
+			return fmt.Errorf("mount on %s: %w", dir, err)
+		}
+	}
+	for _, dir := range r.Plain {
+		if err := unix.Mount("ramfs", dir, "ramfs", 0, "mode=700"); err != nil {
 			return fmt.Errorf("mount on %s: %w", dir, err)
 		}
 	}

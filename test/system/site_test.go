@@ -341,7 +341,7 @@ func (s *site) strayState(t testing.TB) []string {
 	t.Helper()
 	var stray []string
 	for _, name := range names(t, s.state) {
-		if !slices.Contains([]string{"sessions", "homes", "trust.json", "tried-nftables", "registries.json", "asked"}, name) {
+		if !slices.Contains([]string{"sessions", "homes", "trust.json", "tried-nftables", "tried-overlay", "registries.json", "asked"}, name) {
 			stray = append(stray, name)
 		}
 	}
@@ -356,7 +356,7 @@ func (s *site) strayState(t testing.TB) []string {
 			}
 		case len(name) == len("20060102-150405-abcd"):
 			for _, file := range names(t, filepath.Join(s.state, path)) {
-				if !slices.Contains([]string{"plan.json", "entry.json", "baseline.json", "state.json", "events.jsonl", "lock", "placeholders.json"}, file) {
+				if !slices.Contains([]string{"plan.json", "entry.json", "baseline.json", "state.json", "events.jsonl", "lock", "placeholders.json", "copy.json", "copy"}, file) {
 					stray = append(stray, filepath.Join(path, file))
 				}
 			}

@@ -171,7 +171,7 @@ func whole(p *plan.Plan) error {
 		list = append(list, v.Name, v.Value)
 	}
 	for _, m := range p.Mounts {
-		list = append(list, m.Source, m.Target) // not Content, which has a length
+		list = append(list, m.Source, m.Target, m.Upper, m.Work) // not Content, which has a length
 	}
 	for _, s := range list {
 		if strings.ContainsRune(s, 0) {
@@ -215,7 +215,7 @@ func landlockRules(p *plan.Plan) []landlock.Rule {
 		{Path: "/proc", Access: landlock.WriteFile},
 	}
 	for _, m := range p.Mounts {
-		if m.Write && (m.Kind == plan.Bind || m.Kind == plan.Tmpfs || m.Kind == plan.Home) {
+		if m.Write && (m.Kind == plan.Bind || m.Kind == plan.Copy || m.Kind == plan.Tmpfs || m.Kind == plan.Home) {
 			rules = append(rules, landlock.Rule{Path: m.Target, Access: landlock.Change, File: m.Kind == plan.Bind && !m.Directory})
 		}
 	}
@@ -269,6 +269,12 @@ func fileTree(p *plan.Plan) ([]call.Call, error) {
 			t.add(mount.Symlink(call.Root, m.Source, m.Target))
 		case plan.Bind, plan.Home:
 			t.add(mount.Bind(call.Root, m.Source, m.Target, bindAttr(m), m.Optional)...)
+		case plan.Copy:
+			if m.Upper == "" || m.Work == "" {
+				return nil, fmt.Errorf("plan: the copy at %s has no layers", m.Target)
+			}
+			t.add(mount.Overlay(mount.Layers{Lower: m.Source, Upper: m.Upper, Work: m.Work}, p.Copy == plan.CopyOverlayPaths, mount.NoSUID|mount.NoDev, call.Tree)...)
+			t.add(mount.Attach("attach", call.Root, call.Tree, m.Target)...)
 		case plan.Pin:
 			t.add(mount.Rebind(call.Root, m.Target, bindAttr(m), m.Optional)...)
 		case plan.Tmpfs:
@@ -327,7 +333,7 @@ func (t *tree) dir(dir string) {
 // (home.go); anywhere else it must exist, since nothing is made on the host.
 func (t *tree) mountPoint(p *plan.Plan, m plan.Mount) {
 	base, ok := t.nearest(m.Target)
-	if ok && (base.Kind == plan.Bind || base.Kind == plan.Home) {
+	if ok && (base.Kind == plan.Bind || base.Kind == plan.Copy || base.Kind == plan.Home) {
 		return
 	}
 	t.dir(path.Dir(m.Target))

@@ -2,8 +2,10 @@ package native
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -41,10 +43,55 @@ func TestSuite(t *testing.T) {
 		}
 		boundarytest.Run(t, Boundary{}, func(p *plan.Plan) { p.FuseMasks, p.SeccompNotify = true, true })
 	})
+	for _, how := range []string{plan.CopyOverlay, plan.CopyOverlayPaths} {
+		t.Run(how, func(t *testing.T) {
+			if how == plan.CopyOverlay && !layersByDescriptor() {
+				testenv.Skip(t, testenv.OverlayFD, "Linux before 6.13")
+			}
+			boundarytest.Run(t, Boundary{}, func(p *plan.Plan) { copied(t, p, how) })
+		})
+	}
 	t.Run("gateway", func(t *testing.T) {
 		nftables(t)
 		boundarytest.Run(t, boundarytest.WithGateway(Boundary{}), func(*plan.Plan) {})
 	})
+}
+
+// copied lets the inside of a plan work in a copy of the workspace.
+func copied(t *testing.T, p *plan.Plan, how string) {
+	t.Helper()
+	dir, err := filepath.EvalSymlinks(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Copy = how
+	for i := range p.Mounts {
+		if m := &p.Mounts[i]; m.Kind == plan.Bind && m.Target == p.Workspace {
+			m.Kind, m.Upper, m.Work = plan.Copy, dir+"/upper", dir+"/work"
+			if err := errors.Join(os.Mkdir(m.Upper, 0o755), os.Mkdir(m.Work, 0o700)); err != nil {
+				t.Fatal(err)
+			}
+			// Its work directory is closed to its owner.
+			t.Cleanup(func() { _ = os.Chmod(dir+"/work/work", 0o700) })
+			return
+		}
+	}
+	t.Fatal("the plan does not mount the workspace")
+}
+
+// layersByDescriptor: fsconfig takes them since Linux 6.13.
+func layersByDescriptor() bool {
+	var u syscall.Utsname
+	if syscall.Uname(&u) != nil {
+		return false
+	}
+	var release []byte
+	for _, c := range u.Release {
+		release = append(release, byte(c))
+	}
+	var major, minor int
+	_, _ = fmt.Sscanf(string(release), "%d.%d", &major, &minor)
+	return major > 6 || major == 6 && minor >= 13
 }
 
 // No string of a plan makes a panic, or is cut short.

@@ -16,6 +16,7 @@ import (
 
 	"cofferdam/internal/host"
 	"cofferdam/internal/linux/fusemask"
+	"cofferdam/internal/linux/mount"
 	"cofferdam/internal/linux/netns"
 
 	"golang.org/x/sys/unix"
@@ -32,7 +33,16 @@ const (
 // as Full's children do. main calls it before anything else and exits with
 // exit if handled. It answers on standard output and needs nothing else.
 func Child(args []string) (handled bool, exit int) {
-	if len(args) != 2 || args[0] != childWord {
+	if len(args) < 2 || args[0] != childWord {
+		return false, 0
+	}
+	if len(args) == 4 && args[1] == host.Overlay {
+		if json.NewEncoder(os.Stdout).Encode(tryLayers(args[2], args[3])) != nil {
+			return true, 1
+		}
+		return true, 0
+	}
+	if len(args) != 2 {
 		return false, 0
 	}
 	if args[1] == nothing {
@@ -56,6 +66,7 @@ type trial struct {
 	// notRoot: for root, the child is nobody in its user namespace.
 	notRoot bool
 	try     func() result
+	args    []string // of the child
 }
 
 const (
@@ -66,20 +77,20 @@ const (
 
 // trials: user namespaces first, the others need them.
 var trials = []trial{
-	{host.UserNamespaces, newUser, false, tryUserns},
-	{host.MountAPI, newUser, false, tryMountAPI},
-	{host.ProcMount, newPID, false, tryProc},
-	{host.NetNamespace, newNet, false, tryNet},
-	{host.Seccomp, 0, false, trySeccomp},
-	{host.SeccompNotify, 0, false, tryNotify},
-	{host.Landlock, 0, false, tryLandlock},
-	{host.Fuse, newUser, false, tryFuse},
-	{host.Overlay, newUser, false, tryOverlay},
+	{name: host.UserNamespaces, flags: newUser, try: tryUserns},
+	{name: host.MountAPI, flags: newUser, try: tryMountAPI},
+	{name: host.ProcMount, flags: newPID, try: tryProc},
+	{name: host.NetNamespace, flags: newNet, try: tryNet},
+	{name: host.Seccomp, flags: 0, try: trySeccomp},
+	{name: host.SeccompNotify, flags: 0, try: tryNotify},
+	{name: host.Landlock, flags: 0, try: tryLandlock},
+	{name: host.Fuse, flags: newUser, try: tryFuse},
+	{name: host.Overlay, flags: newUser, try: tryOverlay},
 	// Before 6.14 pid_max is global, and global root may write it even from
 	// a user namespace. Nobody may not.
-	{host.PidMax, newPID, true, tryPidMax},
-	{host.ClonePidfd, 0, false, pidfd},
-	{host.Nftables, newNet, false, tryNftables},
+	{name: host.PidMax, flags: newPID, notRoot: true, try: tryPidMax},
+	{name: host.ClonePidfd, flags: 0, try: pidfd},
+	{name: host.Nftables, flags: newNet, try: tryNftables},
 }
 
 // scratch mounts an empty tmpfs over a directory that every system has. Only
@@ -445,31 +456,147 @@ func tryFuse() result {
 	return no("a mask refused an open and told nobody")
 }
 
+// tryOverlay mounts one over an empty directory of its own. What a run needs besides,
+// the file system of the layers, is for TryOverlay.
 func tryOverlay() result {
 	dir, r, ok := scratch()
 	if !ok {
 		return r
 	}
-	for _, d := range []string{"/lower", "/upper", "/work", "/all"} {
+	for _, d := range []string{"/project", "/layers"} {
 		if err := unix.Mkdir(dir+d, 0o755); err != nil {
 			return failed("mkdir", err)
 		}
 	}
-	if os.WriteFile(dir+"/lower/gone", []byte("x"), 0o600) != nil {
-		return result{Answer: host.Unknown, Op: "write into the lower directory"}
+	return tryLayers(dir+"/project", dir+"/layers")
+}
+
+// tryLayers mounts an overlay over project, which is not touched whatever happens, with
+// its layers in the empty directory dir; and looks whether a removal, a change and a new
+// name come to lie in the upper layer. What is removed and changed is in a layer of our
+// own below, so that nothing is lost should it not be an overlay after all.
+func tryLayers(project, dir string) result {
+	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
+		return failed("make mounts private in a user namespace", err)
 	}
-	options := fmt.Sprintf("lowerdir=%s/lower,upperdir=%[1]s/upper,workdir=%[1]s/work,userxattr", dir) // userxattr: 5.11
-	if err := unix.Mount("overlay", dir+"/all", "overlay", unix.MS_NOSUID|unix.MS_NODEV, options); err != nil {
-		return failed("mount overlay with userxattr in a user namespace", err)
+	for _, d := range []string{"/lower", "/upper", "/work", "/all", "/lower/replaced", "/lower/replaced/before"} {
+		if err := unix.Mkdir(dir+d, 0o755); err != nil {
+			return failed("mkdir", err)
+		}
+	}
+	for _, f := range []string{"/lower/gone", "/lower/changed"} {
+		if os.WriteFile(dir+f, []byte("x"), 0o600) != nil {
+			return result{Answer: host.Unknown, Op: "write into the lower directory"}
+		}
+	}
+	level, op := 2, "layers by descriptor"
+	if err := attachOverlay([]string{dir + "/lower", project}, dir, true); err != nil {
+		level, op = 1, "layers by path"
+		if err := attachOverlay([]string{dir + "/lower", project}, dir, false); err != nil {
+			return failed("mount overlay with userxattr in a user namespace", err)
+		}
+	}
+	var fs unix.Statfs_t
+	if err := unix.Statfs(dir+"/all", &fs); err != nil || fs.Type != unix.OVERLAYFS_SUPER_MAGIC {
+		return no("overlay was mounted and is not there")
 	}
 	if err := unix.Unlink(dir + "/all/gone"); err != nil {
 		return failed("unlink through overlay", err)
+	}
+	if err := unix.Chmod(dir+"/all/changed", 0o640); err != nil {
+		return failed("change a mode through overlay", err)
+	}
+	if err := unix.Mkdir(dir+"/all/cofferdam-trial", 0o700); err != nil {
+		return failed("mkdir through overlay", err)
+	}
+	for _, d := range []string{"/all/replaced/before", "/all/replaced"} {
+		if err := unix.Rmdir(dir + d); err != nil {
+			return failed("rmdir through overlay", err)
+		}
+	}
+	if err := unix.Mkdir(dir+"/all/replaced", 0o700); err != nil {
+		return failed("mkdir in the place of a removed directory", err)
 	}
 	var st unix.Stat_t
 	if err := unix.Lstat(dir+"/upper/gone", &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFCHR || st.Rdev != 0 {
 		return no("a removal left no whiteout")
 	}
-	return yes("mounted over tmpfs, a removal left a whiteout")
+	if err := unix.Lstat(dir+"/upper/changed", &st); err != nil || st.Mode&0o777 != 0o640 {
+		return no("a change did not come to lie in the upper layer")
+	}
+	if err := unix.Lstat(dir+"/upper/cofferdam-trial", &st); err != nil {
+		return no("a new name did not come to lie in the upper layer")
+	}
+	// Without the attribute, what was removed would be there again.
+	mark := make([]byte, 8)
+	if n, err := unix.Getxattr(dir+"/upper/replaced", "user.overlay.opaque", mark); err != nil || string(mark[:n]) != "y" {
+		return no("a directory was replaced, and the file system does not keep the mark of it (attributes in user.*)")
+	}
+	if err := unix.Access(dir+"/all/replaced/before", unix.F_OK); err != unix.ENOENT {
+		return no("a removed directory shows through its replacement")
+	}
+	r := yes("mounted with " + op + "; a removal left a whiteout, a change a copy")
+	r.Level = level
+	return r
+}
+
+// attachOverlay mounts one at dir/all as a run does: linux/mount has the same calls.
+func attachOverlay(lower []string, dir string, byDescriptor bool) error {
+	name, _ := unix.BytePtrFromString(mount.OverlayFS)
+	fs, _, errno := unix.Syscall(unix.SYS_FSOPEN, uintptr(unsafe.Pointer(name)), unix.FSOPEN_CLOEXEC, 0)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(int(fs))
+	if err := unix.FsconfigSetFlag(int(fs), "userxattr"); err != nil {
+		return err
+	}
+	set := func(key, old, path string) error {
+		if !byDescriptor {
+			return unix.FsconfigSetString(int(fs), old, path)
+		}
+		fd, err := unix.Open(path, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(fd)
+		return unix.FsconfigSetFd(int(fs), key, fd)
+	}
+	if byDescriptor {
+		for _, l := range lower {
+			if err := set("lowerdir+", "", l); err != nil {
+				return err
+			}
+		}
+	} else {
+		// In a name of the person's, ":" separates layers and "\" escapes.
+		names := make([]string, len(lower))
+		for i, l := range lower {
+			fd, err := unix.Open(l, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+			if err != nil {
+				return err
+			}
+			defer unix.Close(fd)
+			names[i] = "/proc/self/fd/" + strconv.Itoa(fd)
+		}
+		if err := set("", "lowerdir", strings.Join(names, ":")); err != nil {
+			return err
+		}
+	}
+	for _, l := range [][2]string{{"upperdir", "/upper"}, {"workdir", "/work"}} {
+		if err := set(l[0], l[0], dir+l[1]); err != nil {
+			return err
+		}
+	}
+	if err := unix.FsconfigCreate(int(fs)); err != nil {
+		return err
+	}
+	m, _, errno := unix.Syscall(unix.SYS_FSMOUNT, fs, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NOSUID|unix.MOUNT_ATTR_NODEV)
+	if errno != 0 {
+		return errno
+	}
+	defer unix.Close(int(m))
+	return unix.MoveMount(int(m), "", unix.AT_FDCWD, dir+"/all", unix.MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 // tryPidMax lowers the ceiling of its own pid namespace. See the note in the

@@ -62,6 +62,23 @@ func Try(ctx context.Context, f *host.Facts, names ...string) {
 	}
 }
 
+// TryOverlay puts into f what a trial of an overlay over project says, with its layers
+// in the empty directory dir, whose owner removes what is left there.
+func TryOverlay(ctx context.Context, f *host.Facts, project, dir string) {
+	t := trial{name: host.Overlay, flags: newUser, args: []string{project, dir}}
+	r := run(ctx, trials[0])
+	if r.Answer == host.Yes {
+		r = run(ctx, t)
+	} else {
+		r.Op, r.Stage = "needs user namespaces: "+r.Op, host.UserNamespaces
+	}
+	for i := range f.Mechanisms {
+		if m := &f.Mechanisms[i]; m.Name == host.Overlay {
+			*m = r.mechanism(host.Overlay, f)
+		}
+	}
+}
+
 func tryNamed(ctx context.Context, name string, userns func() result) (result, bool) {
 	for _, t := range trials {
 		if t.name != name {
@@ -79,7 +96,7 @@ func tryNamed(ctx context.Context, name string, userns func() result) (result, b
 
 // command is a child that does one trial.
 func (t trial) command(ctx context.Context) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, "/proc/self/exe", childWord, t.name)
+	cmd := exec.CommandContext(ctx, "/proc/self/exe", append([]string{childWord, t.name}, t.args...)...)
 	cmd.Dir = "/"
 	cmd.Env = []string{} // the child needs nothing, and is given no secrets
 	attr := &syscall.SysProcAttr{Cloneflags: t.flags}

@@ -184,6 +184,9 @@ const (
 	Masks   // tmpfs with the empty file and directory
 	Fuse    // /dev/fuse
 	FuseFS  // its mount
+	Lower   // the layers of an overlay
+	Upper
+	Work
 	Scratch // tmpfs of /tmp, /var/tmp and /dev/shm
 	Ptmx
 	Pts

@@ -39,6 +39,11 @@ var (
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
+	// Not O_PATH, which fsconfig takes since Linux 6.15 only.
+	directory = unix.OpenHow{
+		Flags:   unix.O_RDONLY | unix.O_DIRECTORY | unix.O_CLOEXEC,
+		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
+	}
 	inside = unix.OpenHow{
 		Flags:   unix.O_PATH | unix.O_CLOEXEC | unix.O_NOFOLLOW,
 		Resolve: unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS | unix.RESOLVE_BENEATH,
@@ -160,6 +165,46 @@ func New(object, fstype string, options []Option, attr Attr, into int) []call.Ca
 	return append(list,
 		call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).On(object),
 		call.New(stage, verb, unix.SYS_FSMOUNT, call.Context, unix.FSMOUNT_CLOEXEC, int(attr)).On(object).Into(into),
+	)
+}
+
+// OverlayFS is the kernel's name of it.
+const OverlayFS = "overlay"
+
+// Layers are the directories of an overlay, on the host.
+type Layers struct{ Lower, Upper, Work string }
+
+// Overlay makes an overlay in slot into, attached to nothing: what is written there goes
+// to the upper directory, and nothing ever to the lower one. Each layer is opened without
+// following a symlink and given by descriptor, which takes Linux 6.13; byPath gives its
+// name in /proc instead, by which the kernel finds the same open directory (5.11).
+//
+// Other file systems that are mounted below the lower directory are not in it.
+func Overlay(l Layers, byPath bool, attr Attr, into int) []call.Call {
+	const verb = "mount " + OverlayFS
+	var list []call.Call
+	layers := []struct {
+		dir, key, old string
+		slot          int
+	}{{l.Lower, "lowerdir+", "lowerdir", call.Lower}, {l.Upper, "upperdir", "upperdir", call.Upper}, {l.Work, "workdir", "workdir", call.Work}}
+	for _, d := range layers {
+		list = append(list, call.New(stage, verb, unix.SYS_OPENAT2, unix.AT_FDCWD, d.dir, call.Ptr(&directory), unix.SizeofOpenHow).On(d.dir).Into(d.slot))
+	}
+	list = append(list,
+		call.New(stage, verb, unix.SYS_FSOPEN, OverlayFS, unix.FSOPEN_CLOEXEC).On(l.Lower).Into(call.Context),
+		call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_STRING, "source", "cofferdam", 0).On(l.Lower),
+		// The marks in user.overlay.*, which needs no privilege outside.
+		call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_FLAG, "userxattr", 0, 0).On(l.Lower))
+	for _, d := range layers {
+		if byPath {
+			list = append(list, call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_STRING, d.old, "/proc/self/fd/"+strconv.Itoa(d.slot), 0).On(d.dir))
+			continue
+		}
+		list = append(list, call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_SET_FD, d.key, 0, d.slot).On(d.dir))
+	}
+	return append(list,
+		call.New(stage, verb, unix.SYS_FSCONFIG, call.Context, unix.FSCONFIG_CMD_CREATE, 0, 0, 0).On(l.Lower),
+		call.New(stage, verb, unix.SYS_FSMOUNT, call.Context, unix.FSMOUNT_CLOEXEC, int(attr)).On(l.Lower).Into(into),
 	)
 }
 

@@ -81,6 +81,7 @@ func Plan(in Input) (*plan.Plan, error) {
 	c.credentials() // first: a file with a secret is mounted otherwise
 	c.tree()
 	c.guards()
+	c.copying()
 	c.network() // first: the environment says where its proxies are
 	c.resolver()
 	c.environment()
@@ -218,7 +219,7 @@ func (c *compiler) known() {
 		}
 	}
 	e := c.in.Policy
-	refuse("workspace.mode", e.WorkspaceMode.Value, "live")
+	refuse("workspace.mode", e.WorkspaceMode.Value, "live", "copy")
 	refuse("network.unlisted", e.Unlisted.Value, policy.Deny, policy.Ask)
 	refuse("workspace.home", e.Home.Value, "private", "ephemeral")
 	for _, r := range e.Paths {
@@ -312,6 +313,10 @@ func (c *compiler) rules() {
 	}
 	// A guard is a rule against writing, for each thing it has found.
 	for _, g := range c.in.Policy.Guards {
+		if c.copies() {
+			c.rule("protect "+g.Pattern, g.Origin, plan.Enforced, "copy", inCopyOnly)
+			continue
+		}
 		id := c.rule("protect "+g.Pattern, g.Origin, plan.Coarse, "mount",
 			"what exists is read-only; what appears is noticed, and set aside before the run ends")
 		r := policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength}
@@ -358,6 +363,9 @@ func (c *compiler) settleAbsent(r pathRule) {
 		st.Note = "nothing is there, and nothing can be made there"
 	case r.Access == policy.DenyRead:
 		st.Status, st.Note = plan.Coarse, "nothing is there now; what appears later is not hidden, whoever makes it"
+	case inside && c.copies():
+		c.watch(r, glob.Escape(rel), true)
+		st.Mechanism, st.Note = "copy", "nothing is there now; what appears is "+inCopyOnly
 	case inside:
 		c.watch(r, glob.Escape(rel), true)
 		st.Status, st.Mechanism, st.Note = plan.Coarse, "watch", "nothing is there now; "+setAside
@@ -391,8 +399,12 @@ func (c *compiler) settlePattern(r pathRule) {
 		if !inside {
 			rel = r.Pattern
 		}
-		st.Status = plan.Coarse
-		st.Note += "; " + setAside
+		if c.copies() && inside {
+			st.Note += "; what appears is " + inCopyOnly
+		} else {
+			st.Status = plan.Coarse
+			st.Note += "; " + setAside
+		}
 		// A guard for a directory remembers all that is in it, which is too much
 		// for one like node_modules; what is there is read-only anyway.
 		there := slices.ContainsFunc(c.in.Facts.Found, func(m host.Found) bool { return m.Pattern == r.Pattern && m.Kind == host.KindDir })
@@ -867,7 +879,7 @@ func (c *compiler) subject(p string) {
 			c.p.Rules[a.by-1].Mechanism = "permissions"
 			return
 		}
-		c.replaceable(a.by)
+		c.replaceable(p, a.by)
 		if rule := c.keepsName(p); has.write && rule != 0 {
 			c.pinAbove(p, rule)
 		}
@@ -887,6 +899,8 @@ func (c *compiler) subject(p string) {
 		c.p.Rules[a.by-1].Status = plan.Coarse
 		c.p.Rules[a.by-1].Note = "it is a " + fact.RealKind + ", so it can't be opened at all"
 		c.mount(plan.Mount{Kind: plan.Mask, Target: p, Rule: a.by})
+	case a.write && p == c.in.Workspace && c.copies():
+		c.mount(plan.Mount{Kind: plan.Copy, Source: p, Target: p, Write: true, Directory: true, Create: ours(base), Rule: a.by})
 	case a.write && has.write, !a.write && has.read && !has.write:
 		return
 	case !a.write && has.write:
@@ -956,15 +970,18 @@ func (c *compiler) protect(p string, dir bool, rule int) {
 	if base.Kind == plan.Pin && !base.Write {
 		return
 	}
-	c.replaceable(rule)
+	c.replaceable(p, rule)
 	c.pinAbove(p, rule)
 	c.mount(plan.Mount{Kind: plan.Pin, Target: p, Directory: dir, Rule: rule})
 }
 
 // replaceable: a mount lies on a file of the host, not on a name. When somebody
 // outside renames another over it, as editors save, the kernel takes the mount away
-// (d_invalidate, Linux 3.18 and later).
-func (c *compiler) replaceable(rule int) {
+// (d_invalidate, Linux 3.18 and later). In a copy it lies on a file of the copy.
+func (c *compiler) replaceable(p string, rule int) {
+	if c.copies() && covers(c.in.Workspace, p) {
+		return
+	}
 	if st := &c.p.Rules[rule-1]; st.Status == plan.Enforced {
 		if st.Status = plan.Coarse; st.Note != "" {
 			st.Note += "; "

@@ -116,7 +116,7 @@ func (c *compiler) masked(p string) bool {
 // can be read where that can't be made.
 func (c *compiler) maskFile(p string, dir bool, base *plan.Mount, has access, rule int) {
 	if has.read {
-		c.replaceable(rule)
+		c.replaceable(p, rule)
 	}
 	if has.write {
 		// The file is read again when it changes: with a directory above it moved away,

@@ -181,7 +181,7 @@ func (c *compiler) compilePatterns() []patternRule {
 		}
 	}
 	for _, g := range c.in.Policy.Guards {
-		if path.Base(g.Pattern) == ".git" {
+		if path.Base(g.Pattern) == ".git" || c.copies() {
 			continue // the directory itself stays writable
 		}
 		add(policy.PathRule{Access: policy.DenyWrite, Text: g.Pattern, Reason: g.Reason, Origin: g.Origin, Strength: g.Strength},

@@ -104,7 +104,7 @@ func lines(t *testing.T, p *plan.Plan) []byte {
 	}
 	var out bytes.Buffer
 	sep := "{\n"
-	for _, k := range []string{"version", "boundary", "command", "program", "dir", "workspace", "privateHome", "profiles", "identity", "mounts", "guards", "environment", "network", "limits", "landlock", "fuseMasks", "seccompNotify", "unattended", "rules", "gaps"} {
+	for _, k := range []string{"version", "boundary", "command", "program", "dir", "workspace", "privateHome", "profiles", "identity", "mounts", "guards", "environment", "network", "limits", "landlock", "fuseMasks", "seccompNotify", "unattended", "copy", "rules", "gaps"} {
 		if v, ok := keys[k]; ok {
 			out.WriteString(sep + `"` + k + `": `)
 			out.Write(v)

@@ -52,6 +52,7 @@ var carriedOut = map[string]struct{ policy, rule, with string }{
 	"environment.allow":                  {`{"environment": {"allow": ["A"]}}`, "allow environment A", ""},
 	"environment.deny":                   {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM", ""},
 	"environment.set":                    {`{"environment": {"set": {"A": "x"}}}`, "set environment A", ""},
+	"workspace.mode":                     {`{"workspace": {"mode": "copy"}}`, "workspace.mode copy", ""},
 	"workspace.home":                     {policy: `{"workspace": {"home": "ephemeral"}}`},
 	"workspace.protect":                  {`{"workspace": {"protect": ["**/gen"]}}`, "protect **/gen", ""},
 	"workspace.unprotect":                {policy: `{"workspace": {"unprotect": ["**/.vscode/"]}}`},
@@ -198,6 +199,9 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 	if e.Unlisted.Value == policy.Ask {
 		want[name{"unlisted ask", e.Unlisted.Origin}]++
 	}
+	if e.WorkspaceMode.Value == modeCopy {
+		want[name{"workspace.mode copy", e.WorkspaceMode.Origin}]++
+	}
 	limits := 0
 	for i, r := range p.Rules {
 		if r.ID != i+1 {
@@ -240,7 +244,7 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 func TestUnknownSettingsAreRefused(t *testing.T) {
 	for what, change := range map[string]func(*policy.Effective){
 		"boundary":       func(e *policy.Effective) { e.Boundary.Value = "vm" },
-		"workspace mode": func(e *policy.Effective) { e.WorkspaceMode.Value = "copy" },
+		"workspace mode": func(e *policy.Effective) { e.WorkspaceMode.Value = "worktree" },
 		"no mode":        func(e *policy.Effective) { e.WorkspaceMode.Value = "" },
 		"home":           func(e *policy.Effective) { e.Home.Value = "shared" },
 		"limit":          func(e *policy.Effective) { e.Limits = append(e.Limits, policy.LimitRule{Name: "disk", Value: 1}) },
