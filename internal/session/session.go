@@ -332,7 +332,7 @@ func (x *Session) fill(store *os.Root, temp string, p *plan.Plan) error {
 	if err = create(x.root, entryFile, p.Entry()); err != nil {
 		return err
 	}
-	if err = x.save(); err != nil {
+	if err = create(x.root, stateFile, x.state); err != nil {
 		return err
 	}
 	if err = x.mark(store); err != nil {
