@@ -124,7 +124,8 @@ var gitMarks = map[string]mark{"HEAD": markHead, "objects": markObjects, "refs":
 // mean below root; one that can't reach it matches nothing.
 func compile(root string, patterns []Pattern, git bool) (*matcher, error) {
 	m := &matcher{root: root, git: git, states: map[string]*state{}}
-	var begin []place
+	begin := make([]place, 0, 2*len(patterns))
+	m.pats, m.names = make([]compiled, 0, len(patterns)), make([]string, 0, len(patterns))
 	for i, p := range patterns {
 		c, absolute, err := parse(p.Text)
 		if err != nil {
@@ -170,6 +171,7 @@ func parse(text string) (c compiled, absolute bool, err error) {
 	if body == "" {
 		return bad("it names the workspace itself")
 	}
+	c.steps = make([]step, 0, strings.Count(body, "/")+1)
 	for name := range strings.SplitSeq(body, "/") {
 		if name == "" || name == "." || name == ".." {
 			return bad(fmt.Sprintf("component %q is not a name", name))
@@ -178,6 +180,10 @@ func parse(text string) (c compiled, absolute bool, err error) {
 			if n := len(c.steps); n == 0 || !c.steps[n-1].any {
 				c.steps = append(c.steps, step{any: true})
 			}
+			continue
+		}
+		if !glob.HasMeta(name) && strings.IndexByte(name, 0) < 0 { // most are such
+			c.steps = append(c.steps, step{text: name})
 			continue
 		}
 		p, err := glob.Compile(name)
