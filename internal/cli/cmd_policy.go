@@ -110,6 +110,9 @@ func policyText(e *policy.Effective) string {
 	if e.UpstreamProxy.Value != "" {
 		row("upstreamProxy", report.Quote(e.UpstreamProxy.Value), origin("", e.UpstreamProxy.Origin))
 	}
+	for _, r := range e.ExtraRoots {
+		row("extraRoots", report.Quote(r.Text), origin("", r.Origin))
+	}
 	for _, s := range e.NoProxy {
 		row("noProxy", report.Quote(s.Value), origin("", s.Origin))
 	}

@@ -26,31 +26,65 @@ const (
 // serverSessions is how many servers are remembered to shorten the next handshake.
 const serverSessions = 256
 
-// inspection makes the session's authority, and the plan as it is started: with the
-// certificate in the files that programs inside read. The plan itself, which is stored,
-// stays without. The key is in the authority alone.
+// inspection makes the session's authority, if TLS is opened, and the plan as it is
+// started: with certificates in the files that programs inside read. The plan itself, which
+// is stored, stays without. The key is in the authority alone.
 func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspection, *plan.Plan, error) {
-	if !p.Network.Inspect {
+	if !p.Network.Inspect && len(p.Network.ExtraRoots) == 0 {
 		return nil, p, nil
+	}
+	files, err := extraRoots(p)
+	if err != nil {
+		return nil, nil, err
 	}
 	extra, err := authority.Extra(environ, p.Network.Roots)
 	if err != nil {
 		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable that names it, or unset it"}
 	}
-	until := now.Add(untimed)
-	if l, ok := p.Limit("time"); ok {
-		until = now.Add(time.Duration(l.Value)*time.Millisecond + beyond)
+	extra = append(files, extra...)
+	var a *authority.Authority
+	var session []byte // its certificate
+	if p.Network.Inspect {
+		until := now.Add(untimed)
+		if l, ok := p.Limit("time"); ok {
+			until = now.Add(time.Duration(l.Value)*time.Millisecond + beyond)
+		}
+		if a, err = authority.New(now, until); err != nil {
+			return nil, nil, err
+		}
+		session = a.PEM()
 	}
-	a, err := authority.New(now, until)
-	if err != nil {
-		return nil, nil, err
-	}
-	all, err := authority.Roots(slices.Concat(a.PEM(), extra), environ, compile.RootFiles)
+	all, err := authority.Roots(slices.Concat(session, extra), environ, compile.RootFiles)
 	if err != nil {
 		return nil, nil, &UsageError{Text: err.Error(), Hint: "correct the variable, or unset it"}
 	}
+	started, err := fill(p, all[:len(session)+len(extra)], all, now)
+	if err != nil || a == nil {
+		return nil, started, err
+	}
+	return &gateway.Inspection{
+		Certificate: a.Certificate,
+		// Parsing some hundred certificates takes milliseconds: not before a server is to
+		// be verified, and not the session's own, which is for the inside.
+		Roots:    sync.OnceValue(func() *x509.CertPool { return authority.Pool(all[len(session):]) }),
+		Sessions: tls.NewLRUClientSessionCache(serverSessions),
+	}, started, nil
+}
+
+// extraRoots reads the certificates that the policy names.
+func extraRoots(p *plan.Plan) ([]byte, error) {
+	files, err := authority.Files(p.Network.ExtraRoots)
+	if err != nil {
+		return nil, &UsageError{Text: "network.extraRoots: " + err.Error(), Hint: "it has to be a PEM file with certificates (-----BEGIN CERTIFICATE-----)"}
+	}
+	return files, nil
+}
+
+// fill is the plan with certificates in the files that it only names: added are those that
+// this machine's lists don't have, all has the lists too.
+func fill(p *plan.Plan, added, all []byte, now time.Time) (*plan.Plan, error) {
 	content := map[plan.Holds]func() string{
-		plan.HoldsAuthority: func() string { return string(a.PEM()) + string(extra) },
+		plan.HoldsAuthority: func() string { return string(added) },
 		plan.HoldsRoots:     func() string { return string(all) },
 		plan.HoldsJavaRoots: func() string { return string(authority.JavaStore(all, now)) },
 	}
@@ -64,19 +98,13 @@ func inspection(p *plan.Plan, environ []string, now time.Time) (*gateway.Inspect
 		if made[m.Holds] == "" {
 			fill := content[m.Holds]
 			if fill == nil {
-				return nil, nil, fmt.Errorf("plan: nothing is known to hold %q", m.Holds)
+				return nil, fmt.Errorf("plan: nothing is known to hold %q", m.Holds)
 			}
 			made[m.Holds] = fill()
 		}
 		started.Mounts[i].Content = made[m.Holds]
 	}
-	return &gateway.Inspection{
-		Certificate: a.Certificate,
-		// Parsing some hundred certificates takes milliseconds: not before a server is to
-		// be verified, and not the session's own, which is for the inside.
-		Roots:    sync.OnceValue(func() *x509.CertPool { return authority.Pool(all[len(a.PEM()):]) }),
-		Sessions: tls.NewLRUClientSessionCache(serverSessions),
-	}, &started, nil
+	return &started, nil
 }
 
 // javaRoots are where the Javas of this machine keep their roots: of JAVA_HOME, of the

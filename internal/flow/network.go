@@ -59,7 +59,7 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 	}
 	r.rules = rules
 	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials, Budgets: r.plan.Network.Budgets}
-	if config.Upstream, err = upstream(r.plan.Network.Upstream, r.caller.Environ, r.inspection); err != nil {
+	if config.Upstream, err = upstream(r.plan, r.caller.Environ, r.inspection); err != nil {
 		return err
 	}
 	if r.openBoard(); r.board != nil {

@@ -313,6 +313,9 @@ func gather(p place, eff *policy.Effective, c Caller) (host.Facts, error) {
 		}
 	}
 	literal = append(literal, compile.ResolverFiles...)
+	for _, r := range eff.ExtraRoots {
+		literal = append(literal, r.Pattern)
+	}
 	if needsGateway(eff, &f) || len(eff.Asked) > 0 { // their registries are allowed later
 		literal = slices.Concat(literal, compile.RootFiles, compile.JavaRootFiles, javaRoots(c))
 	}

@@ -3,6 +3,7 @@ package flow
 import (
 	"crypto/x509"
 	"fmt"
+	"slices"
 	"sync"
 
 	"cofferdam/internal/gateway"
@@ -15,7 +16,8 @@ import (
 
 // upstream is what the plan says of proxies, with the user and the password that the
 // environment has for them and the plan has not.
-func upstream(p *plan.Upstream, environ []string, inspect *gateway.Inspection) (*gateway.Upstream, error) {
+func upstream(of *plan.Plan, environ []string, inspect *gateway.Inspection) (*gateway.Upstream, error) {
+	p := of.Network.Upstream
 	if p == nil {
 		return nil, nil
 	}
@@ -28,7 +30,11 @@ func upstream(p *plan.Upstream, environ []string, inspect *gateway.Inspection) (
 		if err != nil {
 			return nil, &UsageError{Text: err.Error(), Hint: "correct the variable, or unset it"}
 		}
-		u.Roots = sync.OnceValue(func() *x509.CertPool { return authority.Pool(roots) })
+		extra, err := extraRoots(of)
+		if err != nil {
+			return nil, err
+		}
+		u.Roots = sync.OnceValue(func() *x509.CertPool { return authority.Pool(slices.Concat(extra, roots)) })
 	}
 	for _, one := range []struct {
 		address string

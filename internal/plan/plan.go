@@ -191,6 +191,9 @@ type Network struct {
 	// Roots are files or directories of certificates that programs inside were told to
 	// trust; they go on to trust these.
 	Roots []string `json:"roots,omitempty"`
+	// ExtraRoots are files of certificates that the gateway and programs inside trust
+	// besides those of the machine.
+	ExtraRoots []string `json:"extraRoots,omitempty"`
 }
 
 // NetRule is one rule of the gateway. A name denied denies its subdomains; deny

@@ -159,6 +159,10 @@ type Network struct {
 	// HTTP_PROXY and NO_PROXY of yours say, with user and password; "none" is the default.
 	// Such a proxy finds where names lead, so that nobody here judges it.
 	UpstreamProxy *Val[string] `json:"upstreamProxy,omitempty" is:"upstreamProxy"`
+	// PEM files with certificates of authorities that are trusted besides this machine's:
+	// by the gateway, for servers, and by programs inside. The inside must not be able to
+	// write them.
+	ExtraRoots []Val[string] `json:"extraRoots,omitempty" is:"file"`
 	// What is reached without that proxy: "example.org" (with what is below it),
 	// ".example.org" (only that), addresses and ranges, each with an optional ":PORT".
 	NoProxy []Val[string] `json:"noProxy,omitempty" is:"noProxy"`

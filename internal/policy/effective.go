@@ -121,6 +121,8 @@ type Effective struct {
 	Net   []NetRule   `json:"net"`
 	Asked []AskedTool `json:"asked,omitempty"` // none if Registries is no
 	Masks []MaskRule  `json:"masks,omitempty"`
+	// ExtraRoots are files of certificates; of these rules Pattern, Text and Origin count.
+	ExtraRoots []PathRule `json:"extraRoots,omitempty"`
 	// Budgets hold all together; none takes the place of another.
 	Budgets []BudgetRule `json:"budgets,omitempty"`
 	Guards  []GuardRule  `json:"guards"`

@@ -131,6 +131,11 @@ var leaves = map[string]leaf{
 		not:   pathNot,
 		check: checkPath,
 	},
+	"file": {
+		match: lazily(`^[^\x00-\x1f\x7f]+$`),
+		not:   lazily(pathNot.String() + `|[*?\[]`),
+		check: checkFile,
+	},
 	"guard": {
 		match: lazily(`^[^/~!\x00-\x1f\x7f][^\x00-\x1f\x7f]*$`),
 		not:   guardNot,
@@ -280,6 +285,14 @@ func checkPath(s string) (text, hint string) {
 		return err.Error(), ""
 	}
 	return "", ""
+}
+
+// checkFile is for one file, whatever is called like it.
+func checkFile(s string) (text, hint string) {
+	if text, hint = checkPath(s); text == "" && strings.ContainsAny(s, "*?[") {
+		return "a pattern", "name the file"
+	}
+	return text, hint
 }
 
 func checkGuard(s string) (text, hint string) {

@@ -662,7 +662,7 @@ func TestBudgetsOnlyNarrow(t *testing.T) {
 // says also what goes past it.
 func TestUpstreamLayers(t *testing.T) {
 	const user = `{"network": {"upstreamProxy": "http://user.test:1/", "noProxy": ["user.test"]}}`
-	const project = `{"network": {"upstreamProxy": "http://project.test:1", "noProxy": ["*"]}}`
+	const project = `{"network": {"upstreamProxy": "http://project.test:1", "noProxy": ["*"], "extraRoots": ["ca.pem"]}}`
 	const managed = `{"network": {"upstreamProxy": "http://managed.test:1", "noProxy": ["managed.test"]}}`
 	for _, c := range []struct {
 		managed, user, project string
@@ -687,6 +687,9 @@ func TestUpstreamLayers(t *testing.T) {
 		var direct []string
 		for _, d := range e.NoProxy {
 			direct = append(direct, d.Value)
+		}
+		if roots := len(e.ExtraRoots); roots > 0 != (c.trusted && c.project == project) || roots > 0 && e.ExtraRoots[0].Pattern != filepath.Join(s.Workspace, "ca.pem") {
+			t.Errorf("%+v: %+v", c, e.ExtraRoots)
 		}
 		if e.UpstreamProxy.Value != c.want || !slices.Equal(direct, c.direct) {
 			t.Errorf("%+v: %+v, %q", c, e.UpstreamProxy, direct)

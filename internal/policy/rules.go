@@ -159,6 +159,11 @@ func (e *Effective) add(l layer, place Place) {
 			e.Net = append(e.Net, r.net(l.origin("network.rules", r.Host.Pos)))
 		}
 	}
+	for _, v := range d.Network.ExtraRoots {
+		if !widening("network.extraRoots", v.Pos, v.V) {
+			e.ExtraRoots = append(e.ExtraRoots, place.resolve("", v.V, l.origin("network.extraRoots", v.Pos)))
+		}
+	}
 	e.addBudgets(l)
 	for _, v := range d.Workspace.Protect {
 		e.Guards = append(e.Guards, GuardRule{v.V, "the policy protects it", l.origin("workspace.protect", v.Pos), e.sources})

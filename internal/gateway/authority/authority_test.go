@@ -188,6 +188,16 @@ func TestRoots(t *testing.T) {
 	if b, err := Extra(nil, []string{c, dir + "/d"}); err != nil || !bytes.Equal(b, append(pem.EncodeToMemory(three), pem.EncodeToMemory(two)...)) {
 		t.Errorf("%d bytes, %v", len(b), err)
 	}
+	// A policy's files have to be what they are called.
+	if b, err := Files([]string{a, c, c}); err != nil || !bytes.Equal(b, append(pem.EncodeToMemory(one), pem.EncodeToMemory(three)...)) {
+		t.Errorf("%d bytes, %v", len(b), err)
+	}
+	garbage := file("garbage.pem", one, &pem.Block{Type: "CERTIFICATE", Bytes: []byte("no certificate")})
+	for _, bad := range []string{garbage, dir + "/none", dir + "/d/README", dir, "/dev/zero"} {
+		if b, err := Files([]string{a, bad}); err == nil || !strings.Contains(err.Error(), bad) || len(b) > 0 {
+			t.Errorf("%s: %d bytes, %v", bad, len(b), err)
+		}
+	}
 	if b, err := Extra(nil, []string{dir + "/none"}); err == nil {
 		t.Errorf("%s", b)
 	}

@@ -3,6 +3,7 @@ package authority
 import (
 	"bytes"
 	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"hash/maphash"
 	"io"
@@ -58,6 +59,28 @@ func Extra(environ, named []string) ([]byte, error) {
 		}
 		if err != nil {
 			return nil, fmt.Errorf("roots that programs inside are told to trust: %w", err)
+		}
+	}
+	return l.out, nil
+}
+
+// Files are roots that a policy names. What is no certificate is an error there, not only a
+// file without any.
+func Files(named []string) ([]byte, error) {
+	var l list
+	for _, name := range named {
+		from := len(l.out)
+		if err := l.file(name); err != nil {
+			return nil, err
+		}
+		for block := range blocks(l.out[from:]) {
+			p, _ := pem.Decode(block)
+			if p == nil {
+				return nil, fmt.Errorf("%s: a certificate that is not written as PEM", name)
+			}
+			if _, err := x509.ParseCertificate(p.Bytes); err != nil {
+				return nil, fmt.Errorf("%s: %w", name, err)
+			}
 		}
 	}
 	return l.out, nil

@@ -83,6 +83,7 @@ func Plan(in Input) (*plan.Plan, error) {
 	c.guards()
 	c.copying()
 	c.network() // first: the environment says where its proxies are
+	c.extraRoots()
 	c.resolver()
 	c.environment()
 	c.trust() // after it: it knows what programs were told to trust

@@ -48,6 +48,7 @@ var carriedOut = map[string]struct{ policy, rule, with string }{
 	"network.rules[].budget.connections": {`{"network": {"rules": [{"host": "example.org", "budget": {"connections": "3/1.5h"}}]}}`, "budget example.org: connections 3 in 1h30m", `{"network": {"rules": [{"host": "example.org"}]}}`},
 	"network.upstreamProxy":              {`{"network": {"upstreamProxy": "http://proxy.test:3128"}}`, "upstreamProxy http://proxy.test:3128", ""},
 	"network.noProxy":                    {`{"network": {"upstreamProxy": "http://proxy.test:3128", "noProxy": ["a.test"]}}`, "noProxy a.test", `{"network": {"upstreamProxy": "http://proxy.test:3128"}}`},
+	"network.extraRoots":                 {`{"network": {"extraRoots": ["/etc/corp.pem"]}}`, "extraRoots /etc/corp.pem", ""},
 	"network.registries":                 {policy: `{"extends": ["node"], "network": {"registries": false}}`, with: `{"extends": ["node"]}`},
 	"environment.allow":                  {`{"environment": {"allow": ["A"]}}`, "allow environment A", ""},
 	"environment.deny":                   {`{"environment": {"deny": ["TERM"]}}`, "deny environment TERM", ""},
@@ -192,6 +193,9 @@ func accounted(t testing.TB, in Input, p *plan.Plan) {
 	}
 	if v := e.UpstreamProxy.Value; v != "" && v != "none" {
 		want[name{"upstreamProxy " + v, e.UpstreamProxy.Origin}]++
+	}
+	for _, r := range e.ExtraRoots {
+		want[name{"extraRoots " + r.Text, r.Origin}]++
 	}
 	for _, s := range e.NoProxy {
 		want[name{"noProxy " + s.Value, s.Origin}]++

@@ -88,7 +88,7 @@ func (c *compiler) environment() {
 			vars[m.Name] = variable{rule: m.Rule, mask: m.ID}
 		}
 	}
-	if c.p.Network.Inspect {
+	if c.trusting() {
 		for _, name := range slices.Sorted(maps.Keys(trustVariables())) {
 			v, given := vars[name]
 			if given && v.value != "" {

@@ -54,7 +54,7 @@ func trustVariables() map[string]string {
 // machine's own lists, and in files that variables name. What is in them is for
 // whoever starts the run: the plan knows no certificate.
 func (c *compiler) trust() {
-	if !c.p.Network.Inspect {
+	if !c.trusting() {
 		return
 	}
 	at := map[string]plan.Holds{}
