@@ -10,7 +10,6 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary/native"
-	"cofferdam/internal/host"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
@@ -231,7 +230,7 @@ func Explain(ctx context.Context, o Options, c Caller, access, subject string) (
 		}
 		state = realDir(state)
 		if askTools(ctx, eff, &facts, at.workspace, state, c.Environ); needsGateway(eff, &facts) {
-			tryOnce(ctx, state, &facts, host.Nftables)
+			tryGateway(ctx, state, &facts)
 		}
 	}
 	if access == "read" || access == "write" {

@@ -58,7 +58,11 @@ func (r *run) serveNetwork(s boundary.Sockets) error {
 		return err // compile has made them of the same
 	}
 	r.rules = rules
-	config := gateway.Config{Rules: rules, Sockets: s, Destination: netns.Destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials, Budgets: r.plan.Network.Budgets}
+	destination := netns.Destination
+	if r.plan.Network.Mechanism != "nft-redirect" {
+		destination = netns.Local
+	}
+	config := gateway.Config{Rules: rules, Sockets: s, Destination: destination, Record: r.network, Inspect: r.inspection, Credentials: r.credentials, Budgets: r.plan.Network.Budgets}
 	if config.Upstream, err = upstream(r.plan, r.caller.Environ, r.inspection); err != nil {
 		return err
 	}

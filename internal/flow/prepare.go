@@ -63,7 +63,7 @@ func prepare(ctx context.Context, o Options, c Caller) (*prepared, error) {
 	}
 	askTools(ctx, p.policy, &p.facts, place.workspace, p.state, c.Environ)
 	if needsGateway(p.policy, &p.facts) {
-		tryOnce(ctx, p.state, &p.facts, host.Nftables)
+		tryGateway(ctx, p.state, &p.facts)
 	}
 	lookForCopy(ctx, p.policy, &p.facts, place.workspace, p.state)
 	program, err := findProgram(o.Command, c, place)

@@ -31,3 +31,11 @@ func tryOnce(ctx context.Context, state string, f *host.Facts, name string) {
 		_ = os.WriteFile(file, []byte(now), 0o600) // without it there is a trial again
 	}
 }
+
+// tryGateway tries how connections can be brought to the gateway; what is worse only if
+// the better is not there.
+func tryGateway(ctx context.Context, state string, f *host.Facts) {
+	if tryOnce(ctx, state, f, host.Nftables); f.Mechanism(host.Nftables).Answer != host.Yes {
+		tryOnce(ctx, state, f, host.AnyIP)
+	}
+}

@@ -41,6 +41,7 @@ const (
 	CgroupV1       = "cgroup-v1"      // writable v1 hierarchies (real root)
 	ClonePidfd     = "pidfd"
 	Nftables       = "nftables" // redirect rules in a network namespace of our own
+	AnyIP          = "any-ip"   // a route there by which every IPv4 address is local
 )
 
 // Path is what is known of one host path that the policy names. Paths are

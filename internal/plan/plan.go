@@ -178,8 +178,10 @@ type Network struct {
 	// connection and each question for a name comes to the supervisor, which
 	// decides by Rules; nothing else gets out.
 	Mode string `json:"mode"`
-	// Mechanism is how they come there: "nft-redirect".
+	// Mechanism is how they come there: "nft-redirect": every one; "any-ip": those to
+	// Ports; "proxy": those alone that programs make by the proxies inside.
 	Mechanism string    `json:"mechanism,omitempty"`
+	Ports     []int     `json:"ports,omitempty"`
 	Rules     []NetRule `json:"rules,omitempty"`
 	// Budgets bound what Rules allow. Each of them holds.
 	Budgets []Budget `json:"budgets,omitempty"`

@@ -38,7 +38,8 @@ type refusal struct {
 	Call  uintptr
 	Errno syscall.Errno
 	Flag  uint32
-	Hang  bool // instead, it never returns
+	Third uint32 // if not 0: only if argument 2 is this
+	Hang  bool   // instead, it never returns
 }
 
 func (r rigging) namespace() bool {
@@ -176,6 +177,10 @@ func refuse(list []refusal) error {
 			flags, fail.K = unix.SECCOMP_FILTER_FLAG_NEW_LISTENER, unix.SECCOMP_RET_USER_NOTIF
 		}
 		prog = append(prog, stmt(load, 0)) // the number
+		if r.Third != 0 {
+			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.Call), 0, 3), stmt(load, 32), jump(unix.BPF_JEQ, r.Third, 0, 1), fail)
+			continue
+		}
 		if r.Flag == 0 {
 			prog = append(prog, jump(unix.BPF_JEQ, uint32(r.Call), 0, 1), fail)
 			continue

@@ -27,7 +27,11 @@ const variableAsk = "BOUNDARYTEST_ASK"
 // Gateway serves the sockets of a boundary until stop is called. It lets nothing out:
 // it answers on each with a word for the socket and where the kernel says that the
 // connection was meant to go.
-func Gateway() (serve func(boundary.Sockets) error, stop func()) {
+func Gateway(mechanism string) (serve func(boundary.Sockets) error, stop func()) {
+	where := netns.Destination
+	if mechanism != "nft-redirect" {
+		where = netns.Local
+	}
 	var mu sync.Mutex
 	var open []io.Closer
 	var served sync.WaitGroup
@@ -60,7 +64,7 @@ func Gateway() (serve func(boundary.Sockets) error, stop func()) {
 						if err != nil {
 							return
 						}
-						to, err := netns.Destination(raw)
+						to, err := where(raw)
 						switch {
 						case errors.Is(err, netns.ErrNotRedirected):
 							answer += " itself"
@@ -102,9 +106,17 @@ func Gateway() (serve func(boundary.Sockets) error, stop func()) {
 }
 
 // WithGateway is b with plans whose network has a gateway, which Gateway serves.
-func WithGateway(b boundary.Boundary) boundary.Boundary { return gatewayed{b} }
+func WithGateway(b boundary.Boundary) boundary.Boundary {
+	return WithNetwork(b, plan.Network{Mode: "gateway", Mechanism: "nft-redirect"})
+}
 
-type gatewayed struct{ boundary.Boundary }
+// WithNetwork is b with plans of such a network.
+func WithNetwork(b boundary.Boundary, n plan.Network) boundary.Boundary { return gatewayed{b, n} }
+
+type gatewayed struct {
+	boundary.Boundary
+	network plan.Network
+}
 
 type served struct {
 	boundary.Running
@@ -113,8 +125,8 @@ type served struct {
 
 func (g gatewayed) Start(ctx context.Context, p *plan.Plan, s boundary.Streams, denied func(boundary.Denial)) (boundary.Running, error) {
 	q := *p
-	q.Network = plan.Network{Mode: "gateway", Mechanism: "nft-redirect"}
-	serve, stop := Gateway()
+	q.Network = g.network
+	serve, stop := Gateway(g.network.Mechanism)
 	s.Gateway = serve
 	r, err := g.Boundary.Start(ctx, &q, s, denied)
 	if err != nil {
@@ -227,6 +239,68 @@ var questions = []question{
 	// And after all that it is as it was.
 	dial("tcp", "1.2.3.4:443").want("tcp 1.2.3.4:443"),
 	dial("udp", "8.8.8.8:53").want("dns q"),
+}
+
+// AnyIPPorts are those of questionsAnyIP.
+var AnyIPPorts = []int{80, 443, 5432}
+
+// questionsAnyIP are for a network in which connections to these ports come to the
+// gateway, and nothing else.
+var questionsAnyIP = []question{
+	dial("tcp", "1.2.3.4:443").want("tcp 1.2.3.4:443"),
+	dial("tcp", "198.18.0.1:5432").want("tcp 198.18.0.1:5432"),
+	dial("tcp", "169.254.169.254:80").want("tcp 169.254.169.254:80"),
+	dial("tcp", "1.2.3.4:22").want(refused),
+	dial("tcp", "1.2.3.4:"+httpPort).want(refused),
+	dial("tcp", "[2001:db8::1]:443").want("network is unreachable").six(),
+	{Do: "pair", Address: "1.2.3.4:443", To: "5.6.7.8:443", Want: "tcp 1.2.3.4:443 tcp 5.6.7.8:443"},
+	{Do: "many", Address: "3000", Want: "all"},
+	// What is for the inside itself is for nobody outside.
+	dial("tcp", "127.0.0.1:443").want("tcp itself"),
+	dial("tcp", "127.1.2.3:80").want("tcp itself"),
+	dial("tcp", "0.0.0.0:443").want("tcp itself"),
+	{Do: "read", Address: "/proc/sys/net/ipv4/icmp_echo_ignore_all", Want: "1"},
+	// A port that is listened on is taken, and the inside's own servers get nothing from
+	// outside by what others are sent to.
+	{Do: "listen", Network: "tcp", Address: "0.0.0.0:5432", Want: "address already in use"},
+	{Do: "listen", Network: "tcp", Address: "1.2.3.4:5432", Want: "address already in use"},
+	{Do: "listen", Network: "tcp", Address: "127.0.0.1:5432", Want: "address already in use"},
+	{Do: "serve", Network: "tcp", Address: "0.0.0.0:8080", To: "127.0.0.1:8080", Want: "own"},
+	{Do: "serve", Network: "tcp", Address: "0.0.0.0:8080", To: "1.2.3.4:8080", Want: "own"}, // and stays here
+}
+
+// questionsLoopback are for a network in which only what is sent to loopback comes to the
+// gateway; and for that of questionsAnyIP.
+var questionsLoopback = []question{
+	dial("udp", "127.0.0.1:53").want("dns q"),
+	dial("tcp", "127.0.0.1:53").want("dns-tcp"),
+	dial("udp", "127.0.0.1:443").want(refused),
+	dial("tcp", "127.0.0.1:"+httpPort).want("http"),
+	dial("tcp", "127.0.0.1:"+socksPort).want("socks"),
+	{Do: "interfaces", Want: "lo"},
+	{Do: "serve", Network: "tcp", Address: "127.0.0.1:3000", To: "127.0.0.1:3000", Want: "own"},
+	{Do: "listen", Network: "tcp", Address: "0.0.0.0:443", Want: "permission denied"},
+	{Do: "listen", Network: "tcp", Address: "0.0.0.0:" + httpPort, Want: "permission denied"},
+	{Do: "listen", Network: "udp", Address: "0.0.0.0:53", Want: "permission denied"},
+	{Do: "route", Want: "operation not permitted"},
+}
+
+// RunFallbacks is the suite of boundaries that can have a gateway without redirection.
+func RunFallbacks(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) {
+	six := hasIPv6(t, b, adapt)
+	for mechanism, list := range map[string][]question{
+		"any-ip": slices.Concat(questionsAnyIP, questionsLoopback, []question{dial("udp", "8.8.8.8:53").want(refused), dial("tcp", "8.8.8.8:53").want(refused)}),
+		"proxy": slices.Concat(questionsLoopback, []question{dial("udp", "8.8.8.8:53").want("network is unreachable"), dial("tcp", "8.8.8.8:53").want("network is unreachable"),
+			dial("tcp", "1.2.3.4:443").want("network is unreachable"), dial("tcp", "127.0.0.1:443").want(refused)}),
+	} {
+		t.Run(mechanism, func(t *testing.T) {
+			n := plan.Network{Mode: "gateway", Mechanism: mechanism}
+			if mechanism == "any-ip" {
+				n.Ports = AnyIPPorts
+			}
+			compare(t, WithNetwork(b, n), adapt, list, six)
+		})
+	}
 }
 
 // reuse asks for an address that others may have.
@@ -410,7 +484,12 @@ func hasIPv6(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan)) bool {
 // RunQuestions asks inside of b, which has a gateway that Gateway serves; six says
 // whether there is IPv6.
 func RunQuestions(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan), six bool) {
-	list := slices.DeleteFunc(slices.Clone(questions), func(q question) bool { return q.Six && !six })
+	compare(t, b, adapt, questions, six)
+}
+
+func compare(t *testing.T, b boundary.Boundary, adapt func(*plan.Plan), list []question, six bool) {
+	t.Helper()
+	list = slices.DeleteFunc(slices.Clone(list), func(q question) bool { return q.Six && !six })
 	for i, answer := range answers(t, b, adapt, list) {
 		// An error names the cause at its end.
 		q := list[i]

@@ -17,6 +17,8 @@ import (
 // the child one by one, and go on together if the kernel has agreed to everything.
 type network struct {
 	requests  map[byte]netns.Request
+	last      byte // tag of the last message
+	ports     int  // listeners for connections that are not turned; -1: they are
 	sockets   boundary.Sockets
 	confirmed map[byte]bool
 	refused   error // the first
@@ -33,11 +35,26 @@ func networkOf(p *plan.Plan) ([]call.Call, *network, error) {
 	case n.Mode == "loopback" && n.Mechanism == "":
 		return list, nil, nil
 	case n.Mode == "gateway" && n.Mechanism == "nft-redirect":
-		s := netns.Gateway(plan.ProxyHTTPPort, plan.ProxySOCKSPort)
-		return append(list, s.Calls...), &network{requests: s.Requests, confirmed: map[byte]bool{}, whole: make(chan error, 1)}, nil
+		return answered(list, netns.Gateway(plan.ProxyHTTPPort, plan.ProxySOCKSPort), -1)
+	case n.Mode == "gateway" && n.Mechanism == "any-ip" && len(n.Ports) > 0:
+		ports := make([]uint16, len(n.Ports))
+		for i, p := range n.Ports {
+			if p < 1 || p > 65535 {
+				return nil, nil, fmt.Errorf("plan: %d is no port", p)
+			}
+			ports[i] = uint16(p)
+		}
+		return answered(list, netns.AnyIP(ports, plan.ProxyHTTPPort, plan.ProxySOCKSPort), len(ports))
+	case n.Mode == "gateway" && n.Mechanism == "proxy":
+		return answered(list, netns.Proxies(plan.ProxyHTTPPort, plan.ProxySOCKSPort), 0)
 	default:
 		return nil, nil, fmt.Errorf("plan: the native boundary has no network %q by %q", n.Mode, n.Mechanism)
 	}
+}
+
+// answered are the calls of a setup behind others, and the launcher's part of it.
+func answered(list []call.Call, s netns.Setup, ports int) ([]call.Call, *network, error) {
+	return append(list, s.Calls...), &network{requests: s.Requests, last: s.Last, ports: ports, confirmed: map[byte]bool{}, whole: make(chan error, 1)}, nil
 }
 
 // take is for each message of the child; mine says that it was about the network.
@@ -71,13 +88,14 @@ func (n *network) take(tag byte, fds []int) (mine bool) {
 			syscall.Close(fd)
 		}
 		n.confirmed[tag] = true
-		if tag == netns.Rules4 {
-			n.end(n.verdict())
-		}
-		return true
 	}
 	for _, fd := range fds {
-		*to = append(*to, os.NewFile(uintptr(fd), "gateway"))
+		if to != nil {
+			*to = append(*to, os.NewFile(uintptr(fd), "gateway"))
+		}
+	}
+	if tag == n.last {
+		n.end(n.verdict())
 	}
 	return true
 }
@@ -88,8 +106,19 @@ func (n *network) verdict() error {
 	if n.refused != nil {
 		return n.refused
 	}
-	families := len(n.sockets.TCP)
 	s := n.sockets
+	if n.ports >= 0 {
+		for _, list := range [][]*os.File{s.DNS, s.DNSTCP, s.HTTP, s.SOCKS} {
+			if len(list) != 1 {
+				return errNotAll
+			}
+		}
+		if len(s.TCP) != n.ports || n.ports > 0 != n.confirmed[netns.Route4] {
+			return errNotAll
+		}
+		return nil
+	}
+	families := len(s.TCP)
 	for _, list := range [][]*os.File{s.TCP, s.DNS, s.DNSTCP, s.HTTP, s.SOCKS} {
 		if len(list) != families {
 			families = 0
@@ -98,10 +127,12 @@ func (n *network) verdict() error {
 	want := 2 * families // a route and rules for each
 	if families < 1 || families > 2 || len(n.confirmed) != want || !n.confirmed[netns.Route4] || !n.confirmed[netns.Rules4] ||
 		families == 2 && !(n.confirmed[netns.Route6] && n.confirmed[netns.Rules6]) {
-		return errors.New("network: the boundary did not send all of its sockets")
+		return errNotAll
 	}
 	return nil
 }
+
+var errNotAll = errors.New("network: the boundary did not send all of its sockets")
 
 // end says that no more comes. Only the first word counts.
 func (n *network) end(err error) {

@@ -54,6 +54,48 @@ func TestGateway(t *testing.T) {
 	boundarytest.RunGateway(t, Boundary{}, func(*plan.Plan) {})
 }
 
+// Without nftables: none of this asks for it.
+func TestGatewayFallbacks(t *testing.T) {
+	boundarytest.RunFallbacks(t, Boundary{}, func(*plan.Plan) {})
+}
+
+// Unless all of it is there, nothing runs.
+func TestFallbackOrNothing(t *testing.T) {
+	anyIP := plan.Network{Mode: "gateway", Mechanism: "any-ip", Ports: []int{80, 443}}
+	for name, c := range map[string]struct {
+		network plan.Network
+		change  func([]call.Call, *network) []call.Call
+		says    string
+	}{
+		"no route": {anyIP, func(list []call.Call, n *network) []call.Call {
+			return slices.DeleteFunc(list, func(c call.Call) bool { return c.NR == unix.SYS_SENDTO })
+		}, "no answer of the kernel"},
+		"a port of ours":    {plan.Network{Mode: "gateway", Mechanism: "any-ip", Ports: []int{plan.ProxyHTTPPort}}, nil, "address already in use"},
+		"one listener less": {anyIP, func(list []call.Call, n *network) []call.Call { n.ports++; return list }, "did not send all"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := boundarytest.New(t).Plan("/bin/true")
+			p.Network = c.network
+			if c.change == nil {
+				c.change = func(list []call.Call, _ *network) []call.Call { return list }
+			}
+			given := false
+			_, err := spoiled{change: c.change}.Start(t.Context(), p, boundary.Streams{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Gateway: func(s boundary.Sockets) error {
+				given = true
+				return drop(s)
+			}}, nil)
+			if err == nil || !strings.Contains(err.Error(), c.says) || given {
+				t.Errorf("%v, given %v", err, given)
+			}
+		})
+	}
+	for _, n := range []plan.Network{{Mode: "gateway", Mechanism: "any-ip"}, {Mode: "gateway", Mechanism: "any-ip", Ports: []int{0}}, {Mode: "gateway", Mechanism: "any-ip", Ports: []int{70000}}, {Mode: "gateway", Mechanism: "x"}} {
+		if _, _, err := networkOf(&plan.Plan{Network: n}); err == nil {
+			t.Errorf("%+v is taken", n)
+		}
+	}
+}
+
 // spoiled is the native boundary with other calls and requests for its network.
 type spoiled struct {
 	Boundary

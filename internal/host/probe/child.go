@@ -91,6 +91,7 @@ var trials = []trial{
 	{name: host.PidMax, flags: newPID, notRoot: true, try: tryPidMax},
 	{name: host.ClonePidfd, flags: 0, try: pidfd},
 	{name: host.Nftables, flags: newNet, try: tryNftables},
+	{name: host.AnyIP, flags: newNet, try: tryAnyIP},
 }
 
 // scratch mounts an empty tmpfs over a directory that every system has. Only
@@ -270,6 +271,55 @@ func tryRedirect(family int) result {
 		return no(fmt.Sprintf("a redirected connection to %s says that it is to %s (%v)", want, got, err))
 	}
 	return yes("redirected")
+}
+
+// tryAnyIP connects to an address of nobody, which the route makes one of ours, and looks
+// whether the connection comes to a listener on every address and says what it was for.
+func tryAnyIP() result {
+	if r := tryNet(); r.Answer != host.Yes {
+		return r
+	}
+	if r := sendRequest(unix.NETLINK_ROUTE, netns.Route(unix.AF_INET)); r.Answer != host.Yes {
+		return r
+	}
+	l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
+	if err != nil {
+		return failed("socket", err)
+	}
+	if err := unix.Bind(l, &unix.SockaddrInet4{}); err != nil {
+		return failed("bind to every address", err)
+	}
+	if err := unix.Listen(l, 1); err != nil {
+		return failed("listen on every address", err)
+	}
+	at, err := unix.Getsockname(l)
+	if err != nil {
+		return failed("getsockname", err)
+	}
+	want := netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), uint16(at.(*unix.SockaddrInet4).Port))
+	c, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return failed("socket", err)
+	}
+	if err := unix.Connect(c, &unix.SockaddrInet4{Addr: want.Addr().As4(), Port: int(want.Port())}); err != nil {
+		return failed("connect to "+want.Addr().String()+", a local address by a route", err)
+	}
+	ready := []unix.PollFd{{Fd: int32(l), Events: unix.POLLIN}}
+	if _, err := unix.Poll(ready, 1000); err != nil && err != unix.EINTR {
+		return failed("poll", err)
+	}
+	fd, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK)
+	if err != nil {
+		return failed("accept a connection to a local address by a route", err)
+	}
+	raw, err := os.NewFile(uintptr(fd), "accepted").SyscallConn()
+	if err != nil {
+		return result{Answer: host.Unknown, Op: err.Error()}
+	}
+	if got, err := netns.Local(raw); err != nil || got != want {
+		return no(fmt.Sprintf("a connection to %s says that it is to %s (%v)", want, got, err))
+	}
+	return yes("a connection to any address came here, and said where to (IPv4)")
 }
 
 // sendRequest asks the kernel for a change of this network namespace.

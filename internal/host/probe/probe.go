@@ -172,6 +172,7 @@ func (m machine) quickMechanisms(f *host.Facts) []host.Mechanism {
 	add(host.CgroupV1, untried)
 	add(host.ClonePidfd, pidfd())
 	add(host.Nftables, untried)
+	add(host.AnyIP, untried)
 	return list
 }
 

@@ -287,7 +287,7 @@ func TestQuick(t *testing.T) {
 	if f.Kernel == "" || f.CPUs < 1 || f.MemoryBytes < 1<<20 || f.User == "" || f.UID != os.Getuid() || f.Arch != runtime.GOARCH {
 		t.Errorf("%+v", f)
 	}
-	if len(f.Mechanisms) != 14 {
+	if len(f.Mechanisms) != 15 {
 		t.Errorf("%d mechanisms", len(f.Mechanisms))
 	}
 	for _, m := range f.Mechanisms {
@@ -351,7 +351,7 @@ var worse = map[string]struct {
 			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ERRNO | uint32(unix.EPROTONOSUPPORT)},
 			{Code: unix.BPF_RET | unix.BPF_K, K: unix.SECCOMP_RET_ALLOW},
 		})
-	}, map[string]host.Answer{host.Nftables: host.No, host.NetNamespace: host.Yes, host.UserNamespaces: host.Yes}, "modprobe"},
+	}, map[string]host.Answer{host.Nftables: host.No, host.AnyIP: host.Yes, host.NetNamespace: host.Yes, host.UserNamespaces: host.Yes}, "modprobe"},
 	// As Docker's profile does: no new user namespace by clone, no clone3.
 	"docker-seccomp": {func() error {
 		return installAll([]unix.SockFilter{

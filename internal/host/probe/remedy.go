@@ -53,7 +53,7 @@ func (m machine) situation(stage string, errno syscall.Errno, f host.Facts) situ
 		s.exe = "/usr/local/bin/cofferdam"
 	}
 	switch stage {
-	case host.CgroupV2, host.CgroupV1, host.ClonePidfd, host.Seccomp, host.SeccompNotify, host.Nftables:
+	case host.CgroupV2, host.CgroupV1, host.ClonePidfd, host.Seccomp, host.SeccompNotify, host.Nftables, host.AnyIP:
 	case host.Landlock:
 		s.lsm = m.word("/sys/kernel/security/lsm")
 		s.distro = distro(m.read("/etc/os-release"))
@@ -236,6 +236,9 @@ var remedies = []struct {
 		"a security module, a seccomp filter or a sandbox around this one refuses it: try outside of it; sudo dmesg | tail names the module if it was one"},
 	{host.Nftables, always,
 		"the kernel lacks a part of nftables: sudo modprobe -a nf_tables nft_chain_nat nft_redir nf_conntrack (keep it: printf '%s\\n' nf_tables nft_chain_nat nft_redir | sudo tee /etc/modules-load.d/nftables.conf); in a container load them on the host; if there are none, the kernel lacks CONFIG_NF_TABLES, CONFIG_NFT_NAT, CONFIG_NFT_REDIR"},
+
+	{host.AnyIP, is(unix.EPERM, unix.EACCES),
+		"a security module, a seccomp filter or a sandbox around this one refuses it: try outside of it"},
 
 	// cgroups.
 	{host.CgroupV2, held, "give the container its own writable cgroup: docker run --cgroupns=private with a writable /sys/fs/cgroup (--privileged), or set the limits on the container itself"},

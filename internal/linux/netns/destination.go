@@ -32,6 +32,36 @@ func Destination(c syscall.RawConn) (netip.AddrPort, error) {
 	return to, nil
 }
 
+// Local is Destination for a connection that was not turned: the listener is on every
+// address, and the route of AnyIP makes every address local, so it is the one that the
+// socket has.
+func Local(c syscall.RawConn) (netip.AddrPort, error) {
+	var to netip.AddrPort
+	var cause error
+	err := c.Control(func(fd uintptr) {
+		self, err := unix.Getsockname(int(fd))
+		a, ok := self.(*unix.SockaddrInet4)
+		switch {
+		case err != nil:
+			cause = os.NewSyscallError("getsockname", err)
+		case !ok:
+			cause = fmt.Errorf("no destination of a %T", self)
+		default:
+			to = netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+		}
+	})
+	if err == nil {
+		err = cause
+	}
+	switch {
+	case err != nil:
+		return netip.AddrPort{}, err
+	case to.Addr().IsLoopback() || to.Addr().IsUnspecified():
+		return netip.AddrPort{}, ErrNotRedirected
+	}
+	return to, nil
+}
+
 func destination(fd int) (netip.AddrPort, error) {
 	self, err := unix.Getsockname(fd)
 	if err != nil {

@@ -54,12 +54,14 @@ type Setup struct {
 	// of Requests has to, with Confirm, and before anything runs inside.
 	Calls    []call.Call
 	Requests map[byte]Request
+	// Last is the tag of the last message.
+	Last byte
 }
 
 // Gateway writes down the network with a gateway, after LoopbackUp. http and socks
 // are ports for proxies.
 func Gateway(http, socks uint16) Setup {
-	s := Setup{Requests: map[byte]Request{
+	s := Setup{Last: Rules4, Requests: map[byte]Request{
 		Route4: Route(unix.AF_INET), Rules4: Redirect(unix.AF_INET, TCPPort),
 		Route6: Route(unix.AF_INET6), Rules6: Redirect(unix.AF_INET6, TCPPort),
 	}}
@@ -77,18 +79,7 @@ func Gateway(http, socks uint16) Setup {
 		}
 		return list
 	}
-	send := func(protocol int, tag byte) []call.Call {
-		r := s.Requests[tag]
-		list := []call.Call{
-			call.New(r.Stage, r.Op, unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol).Into(call.Socket),
-		}
-		for _, b := range [][]byte{r.Bytes, r.Check} {
-			if b != nil {
-				list = append(list, call.New(r.Stage, r.Op, unix.SYS_SENDTO, call.Socket, b, len(b), 0, 0, 0).Wanting(uintptr(len(b))))
-			}
-		}
-		return append(list, process.Send(tag, call.Socket).On(string(rune(tag))))
-	}
+	send := func(protocol int, tag byte) []call.Call { return ask(s.Requests[tag], protocol, tag) }
 	s.Calls = listeners(unix.AF_INET)
 	// IPv6 may be absent (ipv6.disable=1: no such socket) or switched off for new
 	// namespaces (ipv6.disable_ipv6=1, or net.core.devconf_inherit_init_net=1: no
@@ -103,6 +94,73 @@ func Gateway(http, socks uint16) Setup {
 	s.Calls = append(s.Calls, send(unix.NETLINK_ROUTE, Route4)...)
 	s.Calls = append(s.Calls, send(unix.NETLINK_NETFILTER, Rules4)...)
 	return s
+}
+
+// ask sends a request to the kernel, and the socket with the answers on.
+func ask(r Request, protocol int, tag byte) []call.Call {
+	list := []call.Call{
+		call.New(r.Stage, r.Op, unix.SYS_SOCKET, unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, protocol).Into(call.Socket),
+	}
+	for _, b := range [][]byte{r.Bytes, r.Check} {
+		if b != nil {
+			list = append(list, call.New(r.Stage, r.Op, unix.SYS_SENDTO, call.Socket, b, len(b), 0, 0, 0).Wanting(uintptr(len(b))))
+		}
+	}
+	return append(list, process.Send(tag, call.Socket).On(string(rune(tag))))
+}
+
+// Without the rules, for a kernel that has none: no connection is turned, so there is a
+// listener on every address for each of some ports, and the route alone. What is sent to
+// other ports, and questions to other name servers than 127.0.0.1, nobody gets: they are
+// refused at once. There is no IPv6 but ::1.
+//
+//	connect 1.2.3.4:443 ------------> route: local default dev lo
+//	                                  0.0.0.0:443 -----------------------> accept, Local
+//	send 127.0.0.1:53 ---------------------------------------------------> read, answer
+//	connect 127.0.0.1:(proxy) -------------------------------------------> accept
+
+// AnyIP writes down such a network, after LoopbackUp. No port may be that of a proxy, or
+// DNSPort.
+func AnyIP(ports []uint16, http, socks uint16) Setup {
+	s := Proxies(http, socks)
+	s.Last, s.Requests = Route4, map[byte]Request{Route4: Route(unix.AF_INET)}
+	for _, port := range ports {
+		s.Calls = append(s.Calls, listenEverywhere(port)...)
+		s.Calls = append(s.Calls, process.Send(TCP, call.Socket).On(string(rune(TCP))))
+	}
+	s.Calls = append(s.Calls, ask(s.Requests[Route4], unix.NETLINK_ROUTE, Route4)...)
+	return s
+}
+
+// Proxies writes down a network in which nothing comes to the gateway but what is sent to
+// its proxies and its name server, on loopback.
+func Proxies(http, socks uint16) Setup {
+	s := Setup{Last: SOCKS}
+	for _, l := range []struct {
+		tag  byte
+		kind int
+		port uint16
+	}{{DNS, unix.SOCK_DGRAM, DNSPort}, {DNSTCP, unix.SOCK_STREAM, DNSPort}, {HTTP, unix.SOCK_STREAM, http}, {SOCKS, unix.SOCK_STREAM, socks}} {
+		s.Calls = append(s.Calls, listen(unix.AF_INET, l.kind, l.port)...)
+		s.Calls = append(s.Calls, process.Send(l.tag, call.Socket).On(string(rune(l.tag))))
+	}
+	return s
+}
+
+// listenEverywhere opens a TCP listener on every IPv4 address. It gets what is sent to
+// loopback, too, which Local tells apart.
+func listenEverywhere(port uint16) []call.Call {
+	at := netip.AddrPortFrom(netip.IPv4Unspecified(), port)
+	address := call.Ptr(&unix.RawSockaddrInet4{Family: unix.AF_INET, Port: networkOrder(port)})
+	list := []call.Call{
+		call.New("network", "listen on", unix.SYS_SOCKET, unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0).Into(call.Socket),
+		call.New("network", "listen on", unix.SYS_BIND, call.Socket, address, unix.SizeofSockaddrInet4),
+		call.New("network", "listen on", unix.SYS_LISTEN, call.Socket, backlog),
+	}
+	for i := range list {
+		list[i] = list[i].On("TCP " + at.String())
+	}
+	return list
 }
 
 // backlog is how many connections wait to be accepted; the kernel cuts it to

@@ -70,11 +70,12 @@ func (c *compiler) network() []plan.NetRule {
 	c.contradiction(out)
 	c.meant = c.budgets(out)
 	defer c.upstream()
-	why := c.noGateway()
+	way, why := c.way(out)
 	switch {
-	case allows && why == "":
-		c.p.Network.Mode, c.p.Network.Mechanism, c.p.Network.Rules = "gateway", "nft-redirect", out
+	case allows && way.Mechanism != "":
+		c.p.Network.Mode, c.p.Network.Mechanism, c.p.Network.Ports, c.p.Network.Rules = "gateway", way.Mechanism, way.Ports, out
 		c.p.Network.Budgets = c.meant
+		c.fallback(why)
 	case allows:
 		why = "connections can't be brought to the gateway here: " + why
 	}
@@ -93,7 +94,7 @@ func (c *compiler) network() []plan.NetRule {
 		}
 		if (n.Allow || n.Ask) && !gateway {
 			st.Status, st.Note = plan.Impossible, why
-		} else if note := partly(n); note != "" {
+		} else if note := join(partly(n), way.misses(n)); note != "" {
 			st.Status, st.Note = plan.Coarse, note
 		}
 	}
@@ -161,22 +162,6 @@ func authority(r host.Registry) string {
 		return "[" + r.Host + "]:" + r.Port
 	}
 	return r.Host + ":" + r.Port
-}
-
-// noGateway says why there can't be one on this machine; "" if there can.
-func (c *compiler) noGateway() string {
-	m := c.in.Facts.Mechanism(host.Nftables)
-	if m.Answer == host.Yes {
-		return ""
-	}
-	why := "nftables: " + m.Detail
-	if m.Answer == host.Unknown {
-		why = "could not tell about " + why
-	}
-	if m.Remedy != "" {
-		why += "; " + m.Remedy
-	}
-	return why
 }
 
 // netRule reads a rule as written. Allow is right in any case.

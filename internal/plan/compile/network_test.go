@@ -55,6 +55,33 @@ func TestNetwork(t *testing.T) {
 		t.Error(err)
 	}
 
+	// With less than that less comes there, which is told; what is denied is denied.
+	for mechanism, answer := range map[string]host.Answer{"any-ip": host.Yes, "proxy": host.No} {
+		in := networked(t, both, host.No)
+		in.Facts.Mechanisms = append(in.Facts.Mechanisms, host.Mechanism{Name: host.AnyIP, Answer: answer, Detail: "add the route: no"})
+		p := mustPlan(t, in)
+		accounted(t, in, p)
+		var ports []int
+		if mechanism == "any-ip" {
+			ports = []int{80, 443, 5432}
+		}
+		if p.Network.Mode != "gateway" || p.Network.Mechanism != mechanism || !slices.Equal(p.Network.Ports, ports) || len(p.Network.Rules) != len(want) {
+			t.Fatalf("%s: %+v", mechanism, p.Network)
+		}
+		if len(p.Gaps) != 1 || p.Gaps[0].Required || !strings.Contains(p.Gaps[0].Because, "modprobe nf_tables") || strings.Contains(p.Gaps[0].Because, "can't listen on 5432") != (ports != nil) {
+			t.Errorf("%s: %+v", mechanism, p.Gaps)
+		}
+		whole := map[string]bool{"allowedDomains *.example.net:443": true, "allowedDomains 10.1.2.3:80": true, "allowedCIDRs 10.0.0.0/8:5432": true}
+		for _, st := range p.Rules {
+			switch {
+			case strings.HasPrefix(st.Text, "deniedDomains") && st.Status != plan.Enforced,
+				whole[st.Text] && (st.Status == plan.Enforced) != (ports != nil),
+				strings.HasPrefix(st.Text, "allowed") && !whole[st.Text] && (st.Status != plan.Coarse || !strings.Contains(st.Note, "without nftables")):
+				t.Errorf("%s: %+v", mechanism, st)
+			}
+		}
+	}
+
 	// Without the mechanism, or without knowing, nothing is reached, and told.
 	for _, answer := range []host.Answer{host.No, host.Unknown} {
 		in := networked(t, both, answer)
