@@ -80,6 +80,11 @@ func (c *compiler) upstream() {
 	}
 	st.Note += "; it finds where names lead, so that a name that leads to a private address or to a cloud's metadata is not refused here"
 	c.p.Network.Upstream = u
+	for _, b := range c.p.Network.Budgets {
+		if st := &c.p.Rules[b.Rule-1]; b.Prefix != "" && st.Status == plan.Enforced {
+			st.Status, st.Note = plan.Coarse, "what names lead there is not counted: the proxy upstream finds where they lead"
+		}
+	}
 	// A denial of addresses is for those that are asked for as such.
 	for _, n := range c.p.Network.Rules {
 		if st := &c.p.Rules[n.Rule-1]; !n.Allow && !n.Ask && n.Prefix != "" && st.Status == plan.Enforced {

@@ -55,6 +55,12 @@ func TestUpstream(t *testing.T) {
 			t.Errorf("%s: %+v, %v", c.policy, e, err)
 		}
 	}
+	p := mustPlan(t, networked(t, `{"network": {"upstreamProxy": "http://proxy.test:1", "rules": [{"host": "10.1.2.3", "budget": {"upload": "1MiB"}}, {"host": "a.test", "budget": {"upload": "1MiB"}}]}}`, host.Yes))
+	for _, b := range p.Network.Budgets {
+		if st, _ := p.Rule(b.Rule); (st.Status == plan.Coarse) != (b.Prefix != "") {
+			t.Errorf("%+v", st)
+		}
+	}
 	// A variable that can't be used stops the run, and nobody repeats what it says.
 	for _, v := range []string{"socks5://me:s3cret@proxy.test", "http://me:s3cret@:80", "http://me:s3cret@proxy.test:0", "http://me:s3cret@proxy.test:99999", "http://me:s3cret@pro xy", "http://s3cret%zz@proxy.test", "http://s3cret%3ax:y@proxy.test"} {
 		p := mustPlan(t, networked(t, `{"network": {`+rules+`, "upstreamProxy": "environment"}}`, host.Yes, "HTTPS_PROXY="+v))
