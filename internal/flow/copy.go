@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"cofferdam/internal/event"
 	"cofferdam/internal/host"
@@ -35,7 +36,12 @@ func lookForCopy(ctx context.Context, eff *policy.Effective, f *host.Facts, work
 		return
 	}
 	f.Copying.Mounts = mountsBelow(string(mounts), workspace)
-	tryOverlayOnce(ctx, state, f, workspace)
+	if whose := foreign(workspace, f.UID, f.GID); whose != "" {
+		f.SetMechanism(host.Mechanism{Name: host.Overlay, Answer: host.No,
+			Detail: "what belongs to another user or group, such as " + whose + ", could not be changed in it"})
+	} else {
+		tryOverlayOnce(ctx, state, f, workspace)
+	}
 	if f.Mechanism(host.Overlay).Answer == host.Yes {
 		return
 	}
@@ -45,6 +51,38 @@ func lookForCopy(ctx context.Context, eff *policy.Effective, f *host.Facts, work
 		f.Copying.Problem = err.Error()
 	}
 }
+
+// foreign names the workspace, or an entry at the top of it, that belongs to a user or
+// group who does not exist inside: an overlay can't copy it up, and who writes it is
+// told EOVERFLOW. Farther down nobody looks before the start.
+func foreign(workspace string, uid, gid int) string {
+	other := func(name string) bool {
+		st, err := os.Lstat(name)
+		if err != nil {
+			return false
+		}
+		sys, ok := st.Sys().(*syscall.Stat_t)
+		return ok && (int(sys.Uid) != uid || int(sys.Gid) != gid)
+	}
+	if other(workspace) {
+		return workspace
+	}
+	dir, err := os.Open(workspace)
+	if err != nil {
+		return ""
+	}
+	defer dir.Close()
+	names, _ := dir.Readdirnames(maxLooked)
+	for _, name := range names {
+		if full := filepath.Join(workspace, name); other(full) {
+			return full
+		}
+	}
+	return ""
+}
+
+// maxLooked is how many entries of the workspace are asked whose they are.
+const maxLooked = 1000
 
 // mountsBelow lists what is mounted below dir, from the text of a mountinfo.
 func mountsBelow(mountinfo, dir string) []string {
@@ -132,12 +170,8 @@ func tryOverlayOnce(ctx context.Context, state string, f *host.Facts, workspace 
 	file := filepath.Join(state, "tried-"+host.Overlay)
 	if before, rerr := os.ReadFile(file); err == nil && rerr == nil {
 		if level, ok := strings.CutPrefix(string(before), now); ok {
-			for i := range f.Mechanisms {
-				if m := &f.Mechanisms[i]; m.Name == host.Overlay {
-					m.Answer, m.Detail, m.Remedy = host.Yes, "a trial succeeded since this machine was started", ""
-					m.Level, _ = strconv.Atoi(strings.TrimSpace(level))
-				}
-			}
+			n, _ := strconv.Atoi(strings.TrimSpace(level))
+			f.SetMechanism(host.Mechanism{Name: host.Overlay, Answer: host.Yes, Level: n, Detail: "a trial succeeded since this machine was started"})
 			return
 		}
 	}
@@ -149,6 +183,13 @@ func tryOverlayOnce(ctx context.Context, state string, f *host.Facts, workspace 
 
 // tryOverlay tries an overlay over project with its layers in a directory of state.
 func tryOverlay(ctx context.Context, state string, f *host.Facts, project string) {
+	// What a trial that was killed has left goes after an hour.
+	old, _ := filepath.Glob(state + "/.trial-*")
+	for _, name := range old {
+		if st, err := os.Lstat(name); err == nil && time.Since(st.ModTime()) > time.Hour {
+			_ = fsat.RemoveBelow(state, filepath.Base(name))
+		}
+	}
 	dir, err := os.MkdirTemp(state, ".trial-")
 	if err != nil {
 		return
@@ -313,7 +354,7 @@ func withCopy(store *session.Store, key string, c Caller) (session.Info, error) 
 		return session.Info{}, err
 	}
 	for _, i := range slices.Backward(list) {
-		if i.State.Workspace != "" && within(dir, i.State.Workspace) && workcopy.Exists(i.Dir) {
+		if i.Status != session.Live && i.State.Workspace != "" && within(dir, i.State.Workspace) && workcopy.Exists(i.Dir) {
 			return i, nil
 		}
 	}

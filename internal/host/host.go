@@ -164,6 +164,17 @@ type Facts struct {
 	MemoryBytes int64 `json:"memoryBytes"`
 }
 
+// SetMechanism puts what is known of one mechanism in the place of what was.
+func (f *Facts) SetMechanism(m Mechanism) {
+	for i := range f.Mechanisms {
+		if f.Mechanisms[i].Name == m.Name {
+			f.Mechanisms[i] = m
+			return
+		}
+	}
+	f.Mechanisms = append(f.Mechanisms, m)
+}
+
 // Mechanism returns the named mechanism; one that was not looked at is
 // Unknown.
 func (f *Facts) Mechanism(name string) Mechanism {

@@ -72,11 +72,7 @@ func TryOverlay(ctx context.Context, f *host.Facts, project, dir string) {
 	} else {
 		r.Op, r.Stage = "needs user namespaces: "+r.Op, host.UserNamespaces
 	}
-	for i := range f.Mechanisms {
-		if m := &f.Mechanisms[i]; m.Name == host.Overlay {
-			*m = r.mechanism(host.Overlay, f)
-		}
-	}
+	f.SetMechanism(r.mechanism(host.Overlay, f))
 }
 
 func tryNamed(ctx context.Context, name string, userns func() result) (result, bool) {

@@ -96,6 +96,9 @@ func (c *compiler) explainPath(e *Explanation) {
 		}
 	case e.Allowed:
 		e.Text = p + " can be " + verb
+		if e.Kind == "write" && c.copies() && covers(c.in.Workspace, p) {
+			e.Text += ", in the copy of the project that a run works in"
+		}
 	case decider == nil:
 		e.Text = p + " can't be " + verb + ": no rule speaks of it, and what nobody allowed is not there inside"
 	default:
