@@ -62,15 +62,19 @@ var profiles = map[string]profile{
 		env:     []string{"GEMINI_API_KEY", "GOOGLE_API_KEY", "GOOGLE_GEMINI_BASE_URL", "GOOGLE_CLOUD_PROJECT", "GEMINI_MODEL"},
 		domains: []string{"generativelanguage.googleapis.com", "cloudcode-pa.googleapis.com", "accounts.google.com", "oauth2.googleapis.com"},
 		keys:    map[string]string{"GEMINI_API_KEY": "generativelanguage.googleapis.com", "GOOGLE_API_KEY": "generativelanguage.googleapis.com"},
-		seed:    []Seed{{Path: ".gemini/settings.json"}, {Path: ".gemini/GEMINI.md"}, {Path: ".gemini/oauth_creds.json", Secret: true}},
+		seed:    []Seed{{Path: ".gemini/settings.json"}, {Path: ".gemini/trustedFolders.json"}, {Path: ".gemini/GEMINI.md"}, {Path: ".gemini/oauth_creds.json", Secret: true}},
 	},
 	"opencode": {
 		agent:   true,
 		read:    []string{"~/.local/bin", "~/.opencode/bin", "~/.npm-global"},
-		env:     []string{"OPENCODE_MODEL"},
+		env:     []string{"OPENCODE_API_KEY"},
 		set:     [][2]string{{"OPENCODE_DISABLE_AUTOUPDATE", "1"}},
-		domains: []string{"models.opencode.ai"},
-		seed:    []Seed{{Path: ".config/opencode/opencode.json"}, {Path: ".local/share/opencode/auth.json", Secret: true}},
+		domains: []string{"models.opencode.ai", "opencode.ai"},
+		keys:    map[string]string{"OPENCODE_API_KEY": "opencode.ai"},
+		seed: []Seed{
+			{Path: ".config/opencode/opencode.json"}, {Path: ".config/opencode/opencode.jsonc"}, {Path: ".config/opencode/AGENTS.md"},
+			{Path: ".local/share/opencode/auth.json", Secret: true},
+		},
 	},
 
 	"go": {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -35,28 +36,35 @@ type Missing struct {
 func (m *Missing) Error() string { return string(m.Need) + ": " + m.Err.Error() }
 func (m *Missing) Unwrap() error { return m.Err }
 
-// agentBinaries finds the native programs in an installation: the npm
-// packages' own launchers are scripts for node, or need a post-install step.
+// agentBinaries finds the programs in an installation: the native ones where npm's own
+// launcher is a script for node, or needs a post-install step. Gemini CLI is a script.
 var agentBinaries = map[string]string{
-	"claude": "node_modules/@anthropic-ai/claude-code-linux-*/claude",
-	"codex":  "node_modules/@openai/codex-linux-*/vendor/*/bin/codex",
+	"claude":   "node_modules/@anthropic-ai/claude-code-linux-*/claude",
+	"codex":    "node_modules/@openai/codex-linux-*/vendor/*/bin/codex",
+	"gemini":   "node_modules/@google/gemini-cli/bundle/gemini.js",
+	"opencode": "node_modules/opencode-linux-*/bin/opencode", // for amd64 alone
 }
 
-// InstallAgents returns the paths of the pinned agents' programs by name,
-// installing them first if the cache does not hold them. It needs the network
+// optionalAgents are not to be had for every machine.
+var optionalAgents = []string{"opencode"}
+
+// other programs come with the agents: what npm has and Debian has not.
+var otherPrograms = map[string]string{"deno": "node_modules/@deno/linux-*/deno"}
+
+// InstallAgents returns the paths of the pinned agents' programs by name, and the
+// directory of npm's packages, installing them first if the cache does not hold them. It needs the network
 // only then, and says on log what it does. The error is a *Missing.
-func InstallAgents(log io.Writer) (map[string]string, error) {
-	found, err := installAgents(log)
-	if err != nil {
-		return nil, &Missing{testenv.Agents, err}
+func InstallAgents(log io.Writer) (found map[string]string, modules string, err error) {
+	if found, modules, err = installAgents(log); err != nil {
+		return nil, "", &Missing{testenv.Agents, err}
 	}
-	return found, nil
+	return found, modules, nil
 }
 
-func installAgents(log io.Writer) (map[string]string, error) {
+func installAgents(log io.Writer) (map[string]string, string, error) {
 	cache, err := cacheDir()
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	// One directory for each content of the lock file: another version never
 	// meets the leftovers of this one.
@@ -65,19 +73,24 @@ func installAgents(log io.Writer) (map[string]string, error) {
 	done := filepath.Join(dir, ".installed")
 	if _, err := os.Stat(done); err != nil {
 		if err := npmInstall(log, dir, done); err != nil {
-			return nil, err
+			return nil, "", err
 		}
 	}
 	found := map[string]string{}
-	for name, pattern := range agentBinaries {
+	patterns := maps.Clone(agentBinaries)
+	maps.Copy(patterns, otherPrograms)
+	for name, pattern := range patterns {
 		paths, err := filepath.Glob(filepath.Join(dir, pattern))
 		paths = slices.DeleteFunc(paths, foreign)
+		if err == nil && len(paths) == 0 && slices.Contains(optionalAgents, name) {
+			continue
+		}
 		if err != nil || len(paths) == 0 {
-			return nil, fmt.Errorf("no program for this machine matches %s", filepath.Join(dir, pattern))
+			return nil, "", fmt.Errorf("no program for this machine matches %s", filepath.Join(dir, pattern))
 		}
 		found[name] = paths[0]
 	}
-	return found, nil
+	return found, filepath.Join(dir, "node_modules"), nil
 }
 
 // foreign says whether a program is for another C library: it asks for a dynamic
@@ -124,7 +137,7 @@ func npmInstall(log io.Writer, dir, done string) error {
 			return err
 		}
 	}
-	fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 700 MB)\n", dir)
+	fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 1 GB)\n", dir)
 	cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

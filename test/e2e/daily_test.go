@@ -17,7 +17,8 @@ var dailyProject = map[string]string{
 }
 
 // dailySteps is a bug fix as agents do it: look, edit, add a file, build,
-// test, commit; and the git chores around it that other sandboxes break.
+// test, commit; and the git chores around it that other sandboxes break. Without
+// $(...), which Gemini CLI lets no shell have.
 func dailySteps(s *Site) []modelapi.Step {
 	in := func(name string) string { return filepath.Join(s.Workspace, name) }
 	return []modelapi.Step{
@@ -30,17 +31,21 @@ func dailySteps(s *Site) []modelapi.Step {
 		{ID: "commit", Tool: modelapi.Shell, Command: "git add -A && git commit -m 'Fix the greeting'"},
 		{ID: "branch", Tool: modelapi.Shell, Command: "git switch -c topic && git switch main"},
 		{ID: "stash", Tool: modelapi.Shell, Command: "echo more >> README.md && git stash && git stash pop && git checkout README.md"},
-		{ID: "temp", Tool: modelapi.Shell, Command: `f=$(mktemp) && echo ok > "$f" && cat "$f" && rm "$f"`},
-		{ID: "clean", Tool: modelapi.Shell, Command: `test -z "$(git status --porcelain)" && echo CLEAN`},
+		{ID: "temp", Tool: modelapi.Shell, Command: `mktemp > /tmp/name && read f < /tmp/name && echo ok > "$f" && cat "$f" && rm "$f" /tmp/name`},
+		{ID: "clean", Tool: modelapi.Shell, Command: `git status --porcelain | grep . || echo CLEAN`},
 	}
 }
 
 // Issue 2, "Agents for real": daily work succeeds inside (edit, build,
 // git add -A, commit), and the host sees nothing else.
 func TestDailyWork(t *testing.T) {
-	inEachBox(t, []string{"claude", "codex"}, func(t *testing.T, agent string, box Box) {
-		s := site(t)
+	inEachBox(t, []string{"claude", "codex", "gemini", "opencode"}, func(t *testing.T, agent string, box Box) {
+		s := siteOf(t, agent)
 		s.AddFiles(t, dailyProject)
+		if agent == "gemini" { // which keeps the person's own git configuration from its shell
+			s.Git(t, "config", "user.name", "Site Owner")
+			s.Git(t, "config", "user.email", "owner@site.test")
+		}
 		steps := dailySteps(s)
 		calls := answered(t, s.Run(t, box, agent, AgentArgs(agent), steps), steps)
 		for id, want := range map[string]string{

@@ -16,12 +16,12 @@ import (
 var (
 	dir      string
 	programs = sync.OnceValues(func() (Programs, error) {
-		agents, err := InstallAgents(os.Stderr)
+		agents, modules, err := InstallAgents(os.Stderr)
 		if err != nil {
 			return Programs{}, err
 		}
 		driver := filepath.Join(dir, "driver")
-		return Programs{Driver: driver, Agents: agents}, build(driver, "./test/e2e/driver")
+		return Programs{Driver: driver, Agents: agents, Modules: modules}, build(driver, "./test/e2e/driver")
 	})
 	cofferdam = sync.OnceValues(func() (string, error) { return FindCofferdam(dir) })
 )
@@ -52,6 +52,16 @@ func site(t *testing.T) *Site {
 		Skip(t, err)
 	}
 	return NewSite(t, p)
+}
+
+// siteOf makes one for an agent that is not to be had for every machine.
+func siteOf(t *testing.T, agent string) *Site {
+	t.Helper()
+	s := site(t)
+	if p, err := programs(); err != nil || p.Agents[agent] == "" {
+		testenv.Skip(t, testenv.AMD64, "no "+agent+" for this machine")
+	}
+	return s
 }
 
 // boxes are the ways to run a scenario by name; bwrap only on demand, for it

@@ -71,6 +71,8 @@ func (s *Site) Seen(event string) int {
 type Programs struct {
 	Driver string
 	Agents map[string]string
+	// Modules is where node finds npm's packages.
+	Modules string
 }
 
 // NewSite builds a site and starts its witness; the test's end removes both.
@@ -134,6 +136,10 @@ func NewSite(t testing.TB, p Programs) *Site {
 	}
 	place(t, p.Driver, filepath.Join(s.Tools, "driver"))
 	for name, file := range p.Agents {
+		if filepath.Ext(file) == ".js" {
+			s.placePackage(t, name, file)
+			continue
+		}
 		place(t, file, filepath.Join(s.Tools, name))
 	}
 	s.startWitness(t)
@@ -277,6 +283,10 @@ func AgentArgs(agent string) []string {
 		return []string{"--print", "--dangerously-skip-permissions", "Do the work."}
 	case "codex":
 		return []string{"exec", "--dangerously-bypass-approvals-and-sandbox", "Do the work."}
+	case "gemini":
+		return []string{"--yolo", "--skip-trust", "--model", "gemini-2.5-pro", "--prompt", "Do the work."}
+	case "opencode":
+		return []string{"run", "--model", "standin/m", "Do the work."}
 	}
 	panic("no agent " + agent)
 }
@@ -320,6 +330,31 @@ func (s *Site) startWitness(t testing.TB) {
 		}
 	})
 	t.Cleanup(s.stopWitness)
+}
+
+// placePackage puts the npm package that holds a script where npm would install it for
+// one person, and its name on PATH.
+func (s *Site) placePackage(t testing.TB, name, script string) {
+	t.Helper()
+	from := filepath.Dir(filepath.Dir(script))
+	to := filepath.Join(s.Home, ".npm-global/lib/node_modules", name)
+	err := filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		at := filepath.Join(to, strings.TrimPrefix(path, from))
+		if d.IsDir() {
+			return os.MkdirAll(at, 0o755)
+		}
+		place(t, path, at)
+		return nil
+	})
+	if err == nil {
+		err = os.Symlink(filepath.Join(to, strings.TrimPrefix(script, from)), filepath.Join(s.Tools, name))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 }
 
 // place puts a program at a path of the site: as a second name if it can, for

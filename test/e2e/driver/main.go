@@ -182,6 +182,21 @@ env_key = "STANDIN_KEY"
 [projects.%q]
 trust_level = "trusted"
 `, url+"/v1", dir))
+	case "gemini":
+		return []string{"GOOGLE_GEMINI_BASE_URL=" + url, "GEMINI_API_KEY=none"}, writeNew(filepath.Join(home, ".gemini/settings.json"), mustJSON(map[string]any{
+			"security": map[string]any{"auth": map[string]any{"selectedType": "gemini-api-key"}},
+			"general":  map[string]any{"enableAutoUpdate": false},
+			"privacy":  map[string]any{"usageStatisticsEnabled": false},
+		}))
+	case "opencode":
+		return nil, writeNew(filepath.Join(home, ".config/opencode/opencode.json"), mustJSON(map[string]any{
+			"autoupdate": false,
+			"permission": map[string]any{"edit": "allow", "bash": "allow", "webfetch": "allow", "external_directory": "allow"},
+			"provider": map[string]any{"standin": map[string]any{
+				"npm": "@ai-sdk/openai-compatible", "name": "stand-in", "options": map[string]any{"baseURL": url + "/v1", "apiKey": "none"},
+				"models": map[string]any{"m": map[string]any{"name": "m", "tool_call": true}},
+			}},
+		}))
 	}
 	return nil, nil
 }

@@ -4,8 +4,9 @@
 // verbatim. It judges nothing: whether an attack got through is decided by the
 // host, which knows the canaries.
 //
-// It speaks Anthropic's Messages API and OpenAI's Responses API, as far as
-// Claude Code 2.1 and Codex 0.169 use them.
+// It speaks Anthropic's Messages API, OpenAI's Responses and Chat Completions APIs and
+// Google's Gemini API, as far as Claude Code 2.1, Codex 0.169, OpenCode 1.18 and Gemini
+// CLI 0.61 use them.
 package modelapi
 
 import (
@@ -125,6 +126,14 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		s.messages(w, body)
 	case r.Method == http.MethodPost && path == "/v1/responses":
 		s.responses(w, body)
+	case r.Method == http.MethodPost && path == "/v1/chat/completions":
+		s.chat(w, body)
+	case r.Method == http.MethodPost && geminiMethod(path) == "generateContent":
+		s.content(w, body, false)
+	case r.Method == http.MethodPost && geminiMethod(path) == "streamGenerateContent":
+		s.content(w, body, true)
+	case r.Method == http.MethodPost && geminiMethod(path) == "countTokens":
+		writeJSON(w, map[string]any{"totalTokens": 100})
 	case r.Method == http.MethodGet && path == "/v1/models":
 		writeJSON(w, map[string]any{"object": "list", "data": []any{}, "models": []any{}})
 	case r.Method == http.MethodHead || r.Method == http.MethodGet && path == "":

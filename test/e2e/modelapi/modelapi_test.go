@@ -89,6 +89,58 @@ func TestOpenAIPlaysTheScript(t *testing.T) {
 	}
 }
 
+// The same of Chat Completions and of Gemini's API: a side question has no tools.
+func TestOthersPlayTheScript(t *testing.T) {
+	for name, api := range map[string]struct {
+		path   string
+		tools  any
+		result func(id, text string) object
+		ask    func(tools any, results []any) object
+		wants  []string
+	}{
+		"chat": {
+			path: "/v1/chat/completions", tools: []any{object{"type": "function", "function": object{"name": "bash"}}},
+			result: func(id, text string) object { return object{"role": "tool", "tool_call_id": id, "content": text} },
+			ask: func(tools any, results []any) object {
+				return object{"model": "m", "tools": tools, "messages": results}
+			},
+			wants: []string{`"name":"bash"`, `"name":"edit"`},
+		},
+		"gemini": {
+			path: "/v1beta/models/m:streamGenerateContent", tools: []any{object{"functionDeclarations": []any{object{"name": "run_shell_command"}}}},
+			result: func(id, text string) object {
+				return object{"role": "user", "parts": []any{object{"functionResponse": object{"id": id, "response": object{"output": text}}}}}
+			},
+			ask:   func(tools any, results []any) object { return object{"tools": tools, "contents": results} },
+			wants: []string{`"name":"run_shell_command"`, `"name":"replace"`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := New(script)
+			if got := post(t, s, api.path, api.ask(nil, nil)); !strings.Contains(got, lastWord) || len(s.Calls()) != 0 {
+				t.Errorf("side question: %s", got)
+			}
+			var results []any
+			for i, want := range api.wants {
+				for range 2 {
+					if got := post(t, s, api.path, api.ask(api.tools, results)); !strings.Contains(got, want) {
+						t.Fatalf("answer %d: %s", i, got)
+					}
+				}
+				results = append(results, api.result(callID(i), "did "+script[i].ID))
+			}
+			if got := post(t, s, api.path, api.ask(api.tools, results)); !strings.Contains(got, lastWord) {
+				t.Errorf("last answer: %s", got)
+			}
+			for i, c := range s.Calls() {
+				if !c.Done || c.Result != "did "+script[i].ID {
+					t.Errorf("call %d: %+v", i, c)
+				}
+			}
+		})
+	}
+}
+
 // What the stand-in does not know is told, so that a new version of an agent
 // fails with a reason and not by a silent retry.
 func TestUnknownRequestsAreKept(t *testing.T) {
