@@ -25,7 +25,7 @@ lint: ## gofmt, vet, staticcheck
 fuzz: ## each fuzz target for a short time
 	test/fuzz $(FUZZTIME)
 
-bench: ## start, memory and overhead beside bare, bwrap and srt
+bench: ## start, memory, network and overhead beside bare, bwrap and srt
 	test/setup bench
 	$(GO) run ./test/bench $(BENCHFLAGS)
 

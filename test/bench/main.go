@@ -48,6 +48,13 @@ func main() {
 		}
 		return
 	}
+	if len(os.Args) > 3 && os.Args[1] == carries {
+		if err := carry(os.Args[2], os.Args[3]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		return
+	}
 	runs := flag.Int("runs", 40, "runs of each start-up variant")
 	quick := flag.Bool("quick", false, "start-up rows only")
 	networkOnly := flag.Bool("network", false, "network rows only")
@@ -63,6 +70,7 @@ func main() {
 	defer os.RemoveAll(w.base)
 	if *networkOnly {
 		w.network()
+		w.carrying()
 		return
 	}
 	w.start()
@@ -70,6 +78,7 @@ func main() {
 	w.memory()
 	w.planning()
 	w.network()
+	w.carrying()
 	if !*quick {
 		w.work()
 	}
