@@ -148,8 +148,13 @@ func (x *exchange) asked() target {
 func (x *exchange) target(req *head) (target, error) {
 	g, c := x.g, x.c
 	byDefault := x.port()
-	if req.connect {
+	switch {
+	case req.connect:
 		byDefault = 0
+	case x.fixed != nil && !req.proxy:
+		// Some clients leave out any port (libgit2 before 1.7, which cargo has). It can
+		// mean only this connection's, and what goes out names that.
+		byDefault = x.fixed.port
 	}
 	host, port, err := splitAuthority(req.authority, byDefault)
 	var t target

@@ -153,6 +153,32 @@ func TestHostIsTheName(t *testing.T) {
 	}
 }
 
+// A Host without a port means the connection's, and goes out with it; another port is
+// another host.
+func TestHostWithoutPort(t *testing.T) {
+	w, _ := inspecting(t, looked("example.org", 0, nil))
+	w.serve("8080", func(c net.Conn) {
+		r := bufio.NewReader(c)
+		for {
+			req, err := http.ReadRequest(r)
+			if err != nil {
+				return
+			}
+			fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s", len(req.Host), req.Host)
+		}
+	})
+	got := send(t, w.named("example.org", "8080"), "GET /1 HTTP/1.1\r\nHost: example.org\r\n\r\nGET /2 HTTP/1.1\r\nHost: example.org:80\r\n\r\n")
+	if !strings.HasPrefix(got, "HTTP/1.1 200 ") || !strings.Contains(got, "example.org:8080") || strings.Count(got, "HTTP/1.1 421 ") != 1 {
+		t.Errorf("%q", got)
+	}
+	w.denied(decide.Mismatch, "example.org")
+	for _, other := range []string{"GET http://example.org/2 HTTP/1.1\r\nHost: example.org\r\n\r\n", "GET /2 HTTP/1.1\r\nHost: other.example\r\n\r\n"} {
+		if got := send(t, w.named("example.org", "8080"), other); strings.Contains(got, "200 OK") {
+			t.Errorf("%q: %q", other, got)
+		}
+	}
+}
+
 // What two readers may take for different requests is refused, and the outside sees
 // no byte of it.
 func TestSmuggling(t *testing.T) {
