@@ -137,7 +137,7 @@ func npmInstall(log io.Writer, dir, done string) error {
 			return err
 		}
 	}
-	fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 1 GB)\n", dir)
+	fmt.Fprintf(log, "installing the agents of test/e2e/agents/package.json with npm into %s (about 1.1 GB)\n", dir)
 	cmd := exec.Command(npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error")
 	cmd.Dir = dir
 	if out, err := cmd.CombinedOutput(); err != nil {

@@ -4,11 +4,9 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"cofferdam/internal/testenv"
@@ -53,15 +51,7 @@ func TestModelThroughGateway(t *testing.T) {
 	cmd.Args = append(cmd.Args, AgentArgs("claude")...)
 	cmd.Env = append(cmd.Env, "ANTHROPIC_API_KEY=sk-ant-api03-stand-in", "ANTHROPIC_BASE_URL=http://model.stand-in.test:"+port,
 		"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC=1", "DISABLE_AUTOUPDATER=1")
-	uid, gid := os.Getuid(), os.Getgid()
-	if s.cred != nil {
-		uid, gid = int(s.cred.Uid), int(s.cred.Gid)
-	}
-	const capSysAdmin = 21
-	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS
-	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
-	cmd.SysProcAttr.AmbientCaps = []uintptr{capSysAdmin}
+	s.ownHosts(cmd)
 	out, err := cmd.CombinedOutput()
 	if err != nil && strings.Contains(string(out), "driver: ") {
 		testenv.Skip(t, testenv.UserNamespaces, string(out))
