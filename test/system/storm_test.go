@@ -29,10 +29,10 @@ const storm = "storm"
 
 // place is where a storm is raised, as the outside has it.
 type place struct {
-	Name           string // allowed
-	Denied         string
-	HTTP, Raw, TLS int
-	Straight       bool // there is no gateway: the control
+	Name      string // allowed
+	HTTP, Raw int
+	AtOnce    int  // connections that a storm may have open
+	Straight  bool // there is no gateway: the control
 }
 
 // report is what came of one storm.
@@ -75,9 +75,8 @@ var storms = []struct {
 // weather is one storm, going on.
 type weather struct {
 	place
-	addr   string // that stands for the name
-	denied string
-	mu     sync.Mutex
+	addr string // that stands for the name
+	mu   sync.Mutex
 	report
 }
 
@@ -292,14 +291,13 @@ func (w *weather) short() {
 
 // atOnce: as many connections as a program may want, all open, each then served.
 func (w *weather) atOnce() {
-	const n = 1000
 	var all []*net.TCPConn
 	defer func() {
 		for _, c := range all {
 			c.Close()
 		}
 	}()
-	for range n {
+	for range w.AtOnce {
 		c, err := w.open(w.httpAt(), 10*time.Second)
 		if err != nil {
 			w.did(0, err)
@@ -321,7 +319,8 @@ func (w *weather) atOnce() {
 	}
 }
 
-// each opens n connections to every way in, and has do do something to each.
+// each opens n connections to every way in (fewer where few may be open), and has do do
+// something to each.
 func (w *weather) each(n int, do func(c *net.TCPConn, i int)) {
 	ways := []string{proxyAddr, socksAddr, tcpAddr, dnsAddr, w.rawAt(), w.httpAt(), net.JoinHostPort(w.addr, "80"), net.JoinHostPort(w.addr, "443"), "192.0.2.1:443", "192.0.2.1:80"}
 	if w.Straight {
@@ -329,7 +328,7 @@ func (w *weather) each(n int, do func(c *net.TCPConn, i int)) {
 	}
 	var all sync.WaitGroup
 	for _, at := range ways {
-		for i := range n {
+		for i := range max(1, n*w.AtOnce/1000) {
 			all.Go(func() {
 				c, err := w.open(at, 10*time.Second)
 				if err != nil {
