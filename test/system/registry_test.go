@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -59,8 +60,16 @@ func packages(t *testing.T) (port int, seen func() string) {
 	})
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mu.Lock()
+		if r.Method == "PUT" {
+			log = append(log, "PUT")
+		}
 		log = append(log, r.Host+r.URL.Path)
 		mu.Unlock()
+		if r.Method == "PUT" {
+			w.WriteHeader(http.StatusCreated)
+			fmt.Fprint(w, `{"ok": true}`)
+			return
+		}
 		switch r.URL.Path {
 		case "/npm/small":
 			fmt.Fprintf(w, `{"name": "small", "dist-tags": {"latest": "1.0.0"}, "versions": {"1.0.0": {"name": "small", "version": "1.0.0", "dist": {"tarball": "http://%s/npm/small/-/small-1.0.0.tgz"}}}}`, r.Host)
@@ -153,6 +162,46 @@ func TestPackageManagers(t *testing.T) {
 				t.Errorf("remembered: %s %v", data, err)
 			}
 		})
+	}
+}
+
+// Publishing to the registry that installs come from is refused, with the reason, until a
+// rule lets it. The control is npm without a boundary.
+func TestNpmPublish(t *testing.T) {
+	port, seen := packages(t)
+	s := newSite(t)
+	if _, err := exec.LookPath("npm"); err != nil {
+		testenv.Skip(t, testenv.Toolchains, err.Error())
+	}
+	registry := fmt.Sprintf("//%s:%d/npm/", registryName, port)
+	s.write(t, s.home+"/.npmrc", "registry=http:"+registry+"\n")
+	s.write(t, ".npmrc", registry+":_authToken=none\nregistry=http:"+registry+"\n")
+	s.write(t, "package.json", `{"name": "mine", "version": "1.0.0"}`)
+	s.write(t, "index.js", "module.exports = 1\n")
+	policy := s.home + "/policy.jsonc"
+	s.write(t, policy, fmt.Sprintf(`{"network": {"rules": [{"host": "%s:%d", "packages": ["install", "publish"]}]}}`, registryName, port))
+	const line = `npm publish --no-audit --no-fund --fetch-retries=0`
+	hosts := rigging{Hosts: "127.0.0.1 localhost " + registryName + "\n"}
+	inside := func(flags ...string) []string {
+		return slices.Concat([]string{binary, "run", "--allow-cidr", fmt.Sprintf("127.0.0.1/32:%d", port)}, flags, []string{"--", "sh", "-c", line})
+	}
+	for _, c := range []struct {
+		what      string
+		command   []string
+		published bool
+	}{
+		{"without a boundary", []string{"sh", "-c", line}, true},
+		{"by the registry's own rule", inside(), false},
+		{"by a rule for it", inside("--policy", policy), true},
+	} {
+		seen()
+		r := s.rigged(t, hosts, c.command...)
+		if got := seen(); strings.Contains(got, "PUT\n"+registryName) != c.published || (r.status == 0) != c.published {
+			t.Errorf("%s: status %d, seen %s\n%s%s", c.what, r.status, got, r.out, r.err)
+		}
+		if !c.published && !strings.Contains(r.err, "writes to a package registry") {
+			t.Errorf("%s: it is not told why: %s", c.what, r.err)
+		}
 	}
 }
 
