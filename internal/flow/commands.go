@@ -10,6 +10,7 @@ import (
 	"syscall"
 
 	"cofferdam/internal/boundary/native"
+	"cofferdam/internal/host"
 	"cofferdam/internal/host/probe"
 	"cofferdam/internal/plan"
 	"cofferdam/internal/plan/compile"
