@@ -116,20 +116,24 @@ func unescaped(s string) string {
 	return b.String()
 }
 
-// outsideGitDir is where git has the objects of this workspace if its .git is a file
-// that leads outside, as for a worktree or a submodule. An earlier run may have written
-// that file, so what it leads to has to look like a directory of git.
+// outsideGitDir is where git has the objects of this workspace if its .git is a file or
+// a symlink that leads outside, as for a worktree or a submodule. An earlier run may have
+// written that, so what it leads to has to look like a directory of git.
 func outsideGitDir(workspace string) string {
 	name := filepath.Join(workspace, ".git")
-	if st, err := os.Lstat(name); err != nil || !st.Mode().IsRegular() || st.Size() > 4096 {
-		return ""
+	st, err := os.Lstat(name)
+	dir := ""
+	switch {
+	case err != nil:
+	case st.Mode()&os.ModeSymlink != 0:
+		dir = realAt(workspace, ".git")
+	case st.Mode().IsRegular() && st.Size() < 4096:
+		if text, err := os.ReadFile(name); err == nil {
+			if rest, ok := strings.CutPrefix(string(text), "gitdir: "); ok {
+				dir = realAt(workspace, strings.TrimRight(rest, "\r\n"))
+			}
+		}
 	}
-	text, err := os.ReadFile(name)
-	rest, ok := strings.CutPrefix(string(text), "gitdir: ")
-	if err != nil || !ok {
-		return ""
-	}
-	dir := realAt(workspace, strings.TrimRight(rest, "\r\n"))
 	if dir == "" || !isFile(dir, "HEAD") {
 		return ""
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -54,4 +55,28 @@ func TestOutsideGitDir(t *testing.T) {
 			t.Errorf("%q: %q, want %q", text, got, want)
 		}
 	}
+	for to, want := range map[string]string{"../main": base + "/main", "own": "", "../secrets": "", "nowhere": ""} {
+		if err := os.Remove(ws + "/.git"); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Symlink(to, ws+"/.git"); err != nil {
+			t.Fatal(err)
+		}
+		if got := outsideGitDir(ws); got != want {
+			t.Errorf("link to %q: %q, want %q", to, got, want)
+		}
+	}
+}
+
+func FuzzMountsBelow(f *testing.F) {
+	f.Add("40 21 0:40 / /w/a\\040b rw - tmpfs tmpfs rw\n", "/w")
+	f.Add("1 2 3 4 \\", "")
+	f.Add("1 2 3 4 /w/\\777\\8\\12", "/w")
+	f.Fuzz(func(t *testing.T, text, dir string) {
+		for _, at := range mountsBelow(text, dir) {
+			if !strings.HasPrefix(at, dir+"/") {
+				t.Errorf("%q is not below %q", at, dir)
+			}
+		}
+	})
 }
