@@ -38,7 +38,8 @@ func main() {
 		Run:     flow.Run, Plan: flow.Plan, Exec: flow.Exec,
 		Questions: flow.Questions, Answer: flow.Answer,
 		Discard: flow.Discard,
-		Policy:  flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
+		Changes: flow.ChangesOf, Apply: flow.Apply,
+		Policy: flow.Policy, Check: flow.Check, Explain: flow.Explain, Schema: flow.Schema,
 		Trust: flow.TrustFile, Import: flow.Import, Doctor: flow.Doctor,
 	}
 	os.Exit(cli.Main(context.Background(), app, os.Args[1:], os.Environ(), os.Stdin, os.Stdout, os.Stderr))

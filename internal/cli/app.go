@@ -35,6 +35,10 @@ type App struct {
 
 	// Discard throws the copy of a session away; "" is the latest one here.
 	Discard func(ctx context.Context, session string, c flow.Caller) (*flow.Discarded, error)
+	// Changes are those of a session that are not in the project; "" is the latest
+	// of this project that has some. Apply carries them over.
+	Changes func(ctx context.Context, session string, paths []string, c flow.Caller) (*flow.Changes, error)
+	Apply   func(context.Context, flow.ApplyOptions, flow.Caller) (*flow.Applied, error)
 
 	Policy  func(context.Context, flow.Options, flow.Caller) (*policy.Effective, error)
 	Check   func(ctx context.Context, file string, c flow.Caller) error

@@ -29,6 +29,9 @@ func commands() []entry {
 		{"exec", "run one more command in a running session", cmdExec},
 		{"approvals", "see and answer what sessions ask", cmdApprovals},
 		{"approve", "answer one question", cmdApprove},
+		{"diff", "show what a session has changed", cmdDiff},
+		{"review", "the same by risk, with reasons", cmdReview},
+		{"apply", "carry a session's changes over into the project", cmdApply},
 		{"discard", "throw the copy of a session away", cmdDiscard},
 		{"ps", "list sessions", cmdPs},
 		{"logs", "show what happened in a session", cmdLogs},
@@ -65,6 +68,7 @@ type call struct {
 	env          []string
 	in, out, err *os.File
 	json         bool
+	dashes       int  // words before "--"; -1 without
 	debug        bool // --debug before the command: the stack of an internal error
 }
 
@@ -180,6 +184,7 @@ func (c *call) sub(path string, table []entry, args []string) (int, error) {
 		c.json = wantsJSON(args, cmd.stopAtWord)
 	}
 	words, err := f.parse(args, cmd.stopAtWord)
+	c.dashes = f.dashes
 	if err != nil {
 		return 0, withUsage(err, path)
 	}

@@ -78,6 +78,16 @@ func fakeApp() *App {
 				Warnings: []policy.Warning{{Text: "project rule left out: allowRead ~/x", Hint: "cofferdam policy trust", Origin: plan.Origin{Layer: "project", File: ".cofferdam.jsonc", Line: 4}}},
 			}, nil
 		},
+		Changes: func(_ context.Context, key string, paths []string, c flow.Caller) (*flow.Changes, error) {
+			if key != "" {
+				return nil, &flow.NoChangesError{Session: key, Text: "session " + key + " has none"}
+			}
+			ch := theChanges()
+			return ch, ch.Only(paths, c)
+		},
+		Apply: func(_ context.Context, o flow.ApplyOptions, c flow.Caller) (*flow.Applied, error) {
+			return fakeApply(o)
+		},
 		Questions: func(_ context.Context, key string, _ flow.Caller) ([]flow.Waiting, error) {
 			if key == "nope" {
 				return nil, &session.NotFoundError{Key: key}

@@ -25,6 +25,7 @@ const (
 	exitInternal  = 70
 	exitState     = 73
 	exitIO        = 74
+	exitLeft      = 75
 	exitForbidden = 77
 	exitTimeout   = 124
 	exitLimit     = 125
@@ -50,6 +51,7 @@ func exitCodes() []exitCode {
 		{exitInternal, "internal", "a mistake in cofferdam; please report it"},
 		{exitState, "state", "the state directory or a session's folder can't be used"},
 		{exitIO, "io", "reading or writing failed; the event log could not be written or was changed"},
+		{exitLeft, "left", "some of what was asked for was left as it is: it was edited meanwhile, or could not be changed"},
 		{exitForbidden, "forbidden", "the policy forbids it, or a policy file is not trusted"},
 		{exitTimeout, "time-limit", "the time limit was reached; everything inside was ended"},
 		{exitLimit, "limit", "another ceiling of the policy was reached (memory, processes); everything inside was ended"},
@@ -122,6 +124,7 @@ func exitOf(err error) int {
 		control   *session.ControlError
 		question  *flow.NoQuestionError
 		noCopy    *flow.NoCopyError
+		unchanged *flow.NoChangesError
 		chain     *event.ChainError
 		output    *outputError
 	)
@@ -132,7 +135,7 @@ func exitOf(err error) int {
 		return exitUsage
 	case errors.As(err, &policy):
 		return exitPolicy
-	case errors.As(err, &missing), errors.As(err, &ambiguous), errors.As(err, &question), errors.As(err, &noCopy):
+	case errors.As(err, &missing), errors.As(err, &ambiguous), errors.As(err, &question), errors.As(err, &noCopy), errors.As(err, &unchanged):
 		return exitNoInput
 	case errors.As(err, &refused), errors.As(err, &setup), errors.Is(err, boundary.ErrNotHere):
 		return exitRefused

@@ -12,6 +12,8 @@ import (
 type flags struct {
 	list []*flag
 	help bool
+	// dashes is how many words stood before "--"; -1 if there was none.
+	dashes int
 }
 
 type flag struct {
@@ -54,10 +56,12 @@ func (f *flags) find(name string) *flag {
 // follows are a command line of somebody else's. "--" always ends them.
 func (f *flags) parse(args []string, stopAtWord bool) ([]string, error) {
 	var words []string
+	f.dashes = -1
 	for i := 0; i < len(args); i++ {
 		a := args[i]
 		switch {
 		case a == "--":
+			f.dashes = len(words)
 			return append(words, args[i+1:]...), nil
 		case len(a) < 2 || a[0] != '-':
 			if stopAtWord {

@@ -86,6 +86,7 @@ func describe(err error) message {
 		name      *session.NameError
 		question  *flow.NoQuestionError
 		noCopy    *flow.NoCopyError
+		unchanged *flow.NoChangesError
 	)
 	switch {
 	case errors.As(err, &usage):
@@ -165,6 +166,8 @@ func describe(err error) message {
 		hint("choose another --name; cofferdam ps lists what is running")
 	case errors.As(err, &control):
 		hint("cofferdam ps lists what is running")
+	case errors.As(err, &unchanged):
+		hint("cofferdam ps --all lists the sessions")
 	case errors.As(err, &question):
 		hint(question.Hint)
 	case errors.As(err, &noCopy):

@@ -291,7 +291,9 @@ func (r *run) closeCopy() (text string, hints []string) {
 }
 
 // copyHints are what can be done with a session's copy.
-func copyHints(id string) []string { return []string{"to throw it away: cofferdam discard " + id} }
+func copyHints(id string) []string {
+	return []string{"to look at it: cofferdam review " + id, "to carry it over: cofferdam apply " + id + "; to throw it away: cofferdam discard " + id}
+}
 
 func count(n int, of string) string {
 	switch {

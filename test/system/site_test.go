@@ -356,7 +356,7 @@ func (s *site) strayState(t testing.TB) []string {
 			}
 		case len(name) == len("20060102-150405-abcd"):
 			for _, file := range names(t, filepath.Join(s.state, path)) {
-				if !slices.Contains([]string{"plan.json", "entry.json", "baseline.json", "state.json", "events.jsonl", "lock", "placeholders.json", "copy.json", "copy"}, file) {
+				if !slices.Contains([]string{"plan.json", "entry.json", "baseline.json", "state.json", "events.jsonl", "lock", "placeholders.json", "copy.json", "copy", "applied"}, file) {
 					stray = append(stray, filepath.Join(path, file))
 				}
 			}

@@ -579,3 +579,26 @@ func (k kept) Open(path string) (io.ReadCloser, error) {
 	f, _, err := fsat.OpenFile(fd, slotsDir+"/"+name)
 	return f, err
 }
+
+// Left says in what state the run in dir has left each path that it changed; nil is
+// that nothing is there.
+func Left(dir string) (map[string]*change.State, error) {
+	s, lock, err := read(dir)
+	if errors.Is(err, errNoBeginning) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer lock.Close()
+	out := map[string]*change.State{}
+	for _, o := range s.ops {
+		switch s.is[o.n].Verdict {
+		case Done:
+			out[o.path] = o.to
+		case Back:
+			out[o.path] = o.from
+		}
+	}
+	return out, nil
+}

@@ -235,9 +235,16 @@ func Load(f File, old, new change.Side) Content {
 	if c.Old, err = content(f.From, old, f.Old); err == nil {
 		c.New, err = content(f.To, new, f.New)
 	}
-	switch {
-	case err != nil:
+	if err != nil {
 		return Content{Unread: err.Error()}
+	}
+	return Compare(c.Old, c.New)
+}
+
+// Compare compares two contents.
+func Compare(old, new []byte) Content {
+	c := Content{Old: old, New: new}
+	switch {
 	case bytes.Equal(c.Old, c.New):
 		return c
 	case binary(c.Old) || binary(c.New):

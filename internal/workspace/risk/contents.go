@@ -20,7 +20,7 @@ const maxRead = 4 << 20
 // contents looks into a new content, where the name alone says too little.
 func contents(r *Risk, e change.Entry, old, new change.Side, changed map[string]bool) {
 	base := strings.ToLower(path.Base(e.Path))
-	if why := locks[base]; why != nil {
+	if why := whyOf(base); why != nil {
 		if !anyChanged(changed, path.Dir(e.Path), why) {
 			r.add(Flagged, "a lock file whose "+why[0]+" is unchanged: other code will be installed than was asked for")
 		}

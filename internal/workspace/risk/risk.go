@@ -125,6 +125,13 @@ func (j *Judge) Of(set *change.Set, old, new change.Side) []Risk {
 	return out
 }
 
+// Guarded says whether a path, or a directory that it is in, is a guarded name.
+func (j *Judge) Guarded(path string) bool {
+	var r Risk
+	j.name(&r, change.Entry{Path: path, Old: &change.State{Type: change.Directory}})
+	return r.Class == Protected
+}
+
 // name looks at the path: guards, git's directory, the table.
 func (j *Judge) name(r *Risk, e change.Entry) {
 	plain, other := e.Path, fold(e.Path)

@@ -111,26 +111,39 @@ var flagged = []struct{ pattern, reason string }{
 	{"**/copilot-instructions.md", "agents obey it in your next run"},
 }
 
-// locks are files that say which code is installed, and the files that say why.
-var locks = map[string][]string{
-	"package-lock.json":   {"package.json"},
-	"npm-shrinkwrap.json": {"package.json"},
-	"yarn.lock":           {"package.json"},
-	"pnpm-lock.yaml":      {"package.json", "pnpm-workspace.yaml"},
-	"bun.lock":            {"package.json"},
-	"bun.lockb":           {"package.json"},
-	"deno.lock":           {"deno.json", "deno.jsonc"},
-	"cargo.lock":          {"cargo.toml"},
-	"go.sum":              {"go.mod"},
-	"poetry.lock":         {"pyproject.toml"},
-	"uv.lock":             {"pyproject.toml"},
-	"pdm.lock":            {"pyproject.toml"},
-	"pipfile.lock":        {"pipfile"},
-	"gemfile.lock":        {"gemfile"},
-	"composer.lock":       {"composer.json"},
-	"mix.lock":            {"mix.exs"},
-	"flake.lock":          {"flake.nix"},
-	"packages.lock.json":  {"packages.config"},
-	"gradle.lockfile":     {"build.gradle", "build.gradle.kts"},
-	"package.resolved":    {"package.swift"},
+// locks are files that say which code is installed, and the files that say why. (A
+// map would be made in each start.)
+var locks = []struct {
+	name string
+	why  []string
+}{
+	{"package-lock.json", []string{"package.json"}},
+	{"npm-shrinkwrap.json", []string{"package.json"}},
+	{"yarn.lock", []string{"package.json"}},
+	{"pnpm-lock.yaml", []string{"package.json", "pnpm-workspace.yaml"}},
+	{"bun.lock", []string{"package.json"}},
+	{"bun.lockb", []string{"package.json"}},
+	{"deno.lock", []string{"deno.json", "deno.jsonc"}},
+	{"cargo.lock", []string{"cargo.toml"}},
+	{"go.sum", []string{"go.mod"}},
+	{"poetry.lock", []string{"pyproject.toml"}},
+	{"uv.lock", []string{"pyproject.toml"}},
+	{"pdm.lock", []string{"pyproject.toml"}},
+	{"pipfile.lock", []string{"pipfile"}},
+	{"gemfile.lock", []string{"gemfile"}},
+	{"composer.lock", []string{"composer.json"}},
+	{"mix.lock", []string{"mix.exs"}},
+	{"flake.lock", []string{"flake.nix"}},
+	{"packages.lock.json", []string{"packages.config"}},
+	{"gradle.lockfile", []string{"build.gradle", "build.gradle.kts"}},
+	{"package.resolved", []string{"package.swift"}},
+}
+
+func whyOf(lock string) []string {
+	for _, l := range locks {
+		if l.name == lock {
+			return l.why
+		}
+	}
+	return nil
 }
