@@ -34,6 +34,9 @@ func (p *picker) pick(ch *flow.Changes) ([]flow.Choice, error) {
 	p.in = bufio.NewReader(p.call.in)
 	s := report.StyleOf(p.err, p.env)
 	for _, r := range byRisk(ch) {
+		if r.From == nil && r.To.Type == change.Directory {
+			continue // it comes with what is chosen in it
+		}
 		if err := writeOne(p.err, ch, r, s); err != nil {
 			return nil, &outputError{err}
 		}

@@ -5,6 +5,7 @@
 //	$XDG_STATE_HOME/cofferdam/sessions/
 //	  .lock                     held while a named session is created
 //	  .recovery                 held while interrupted sessions are finished
+//	  .apply-HASH               held while something is carried over into a project; not by us
 //	  open/ID                   the mark of a session that has not ended
 //	  open/.new-ID-PID/         being made; renamed to ../ID when complete
 //	  20260301-120000-k3f9/
@@ -15,6 +16,7 @@
 //	    events.jsonl            append only, see package event
 //	    lock                    flock held by the supervisor: it lives
 //	    control.sock            see control.go
+//	    applied/                journals of what was carried over into the project; not by us
 //	    approvals.sock          who answers questions connects here; not by us
 //
 // A session lives exactly as long as its lock is held. A process number says

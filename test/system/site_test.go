@@ -348,7 +348,7 @@ func (s *site) strayState(t testing.TB) []string {
 	for _, name := range names(t, filepath.Join(s.state, "sessions")) {
 		path := filepath.Join("sessions", name)
 		switch {
-		case name == ".lock", name == ".recovery":
+		case name == ".lock", name == ".recovery", strings.HasPrefix(name, ".apply-"): // locks
 		case s.killed && strings.HasPrefix(name, ".new-"): // goes after an hour, see session.Prune
 		case name == "open":
 			for _, mark := range names(t, filepath.Join(s.state, path)) {
