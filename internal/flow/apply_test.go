@@ -143,12 +143,12 @@ func TestApplyLeavesWhatIsFlagged(t *testing.T) {
 	s.has(".git/hooks/x", "")
 
 	// The name of a directory is no word for what is protected in it, --yes is none.
-	a = s.apply(ApplyOptions{Yes: true, Paths: []string{"."}})
+	s.apply(ApplyOptions{Yes: true, Paths: []string{"."}})
 	s.has("Makefile", "new\n")
 	s.has(".envrc", "")
-	a = s.apply(ApplyOptions{Paths: []string{".envrc"}})
+	s.apply(ApplyOptions{Paths: []string{".envrc"}})
 	s.has(".envrc", "x")
-	a = s.apply(ApplyOptions{Paths: []string{".vscode"}})
+	s.apply(ApplyOptions{Paths: []string{".vscode"}})
 	s.has(".vscode/tasks.json", "{}")
 	// What is git's own does not come, whatever is said.
 	if _, err := applyFrom(t.Context(), s.store, s.source, ApplyOptions{Session: s.info.ID, Paths: []string{".git/hooks/x"}}, s.caller); err == nil {
@@ -197,7 +197,7 @@ func TestApplyNeverOverwritesAnEdit(t *testing.T) {
 	s.has("d/e/new.go", "mine, too\n")
 	s.has("Makefile", "new\n")
 	// By name neither; only who knows of the edit may.
-	a = s.apply(ApplyOptions{Paths: []string{"a.go"}})
+	s.apply(ApplyOptions{Paths: []string{"a.go"}})
 	s.has("a.go", "mine\n")
 	s.apply(ApplyOptions{Pick: func(ch *Changes) ([]Choice, error) {
 		if !ch.Edited["a.go"] || ch.Edited["gone.go"] {

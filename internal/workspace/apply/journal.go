@@ -16,8 +16,6 @@ import (
 const (
 	journalFile = "journal"
 	slotsDir    = "slots"
-	// maxLine bounds one line that is read back: a path and a symlink, escaped.
-	maxLine = 256 << 10
 )
 
 // record is one line of the journal. One field beside N is set.

@@ -48,7 +48,8 @@ const (
 	// failure: the file is deleted there and new here.
 	maxSimilar = 1 << 20
 	pairs      = 40000
-	similar    = 50 // percent
+	maxBytes   = 64 << 20 // of what was deleted
+	similar    = 50       // percent
 )
 
 // Files pairs what was deleted with what is new, as renames, and leaves the rest
@@ -100,28 +101,41 @@ type rename struct {
 func renames(gone, come []change.Entry, old, new change.Side) map[string]rename {
 	out := map[string]rename{}
 	taken := map[string]bool{}
-	bySum := map[string][]change.Entry{}
+	// Queues, from which each is taken once: hostile sets have many files with the
+	// same content.
+	byName, bySum := map[string][]change.Entry{}, map[string][]change.Entry{}
+	key := func(s *change.State, p string) string { return s.Sum + "/" + path.Base(p) }
 	for _, e := range gone {
 		if e.Old.Sum != "" {
 			bySum[e.Old.Sum] = append(bySum[e.Old.Sum], e)
+			byName[key(e.Old, e.Path)] = append(byName[key(e.Old, e.Path)], e)
 		}
 	}
-	for _, sameBase := range []bool{true, false} {
-		for _, e := range come {
-			if _, has := out[e.Path]; has {
-				continue
+	take := func(queues map[string][]change.Entry, key string, e change.Entry) {
+		for len(queues[key]) > 0 {
+			g := queues[key][0]
+			queues[key] = queues[key][1:]
+			if !taken[g.Path] {
+				out[e.Path], taken[g.Path] = rename{g, 100}, true
+				return
 			}
-			for _, g := range bySum[e.New.Sum] {
-				if !taken[g.Path] && (!sameBase || path.Base(g.Path) == path.Base(e.Path)) {
-					out[e.Path], taken[g.Path] = rename{g, 100}, true
-					break
-				}
-			}
+		}
+	}
+	for _, e := range come {
+		take(byName, key(e.New, e.Path), e)
+	}
+	for _, e := range come {
+		if _, has := out[e.Path]; !has {
+			take(bySum, e.New.Sum, e)
 		}
 	}
 	gone = slices.DeleteFunc(gone, func(e change.Entry) bool { return taken[e.Path] || e.Old.Size > maxSimilar })
 	come = slices.DeleteFunc(come, func(e change.Entry) bool { _, has := out[e.Path]; return has || e.New.Size > maxSimilar })
-	if len(gone)*len(come) > pairs {
+	var bytes int64
+	for _, e := range gone {
+		bytes += e.Old.Size
+	}
+	if len(gone)*len(come) > pairs || bytes > maxBytes {
 		return out
 	}
 	inexact(out, gone, come, old, new)

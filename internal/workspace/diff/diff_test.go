@@ -359,6 +359,25 @@ func TestHarmless(t *testing.T) {
 	}
 }
 
+// Many files with the same content, deleted here and new there: each has one partner,
+// and it does not take the square of them.
+func TestManyRenames(t *testing.T) {
+	var set change.Set
+	state := &change.State{Type: change.File, Mode: 0o644, Size: 3, Sum: "same"}
+	for i := range 50000 {
+		set.Entries = append(set.Entries, change.Entry{Path: fmt.Sprintf("a/%d", i), Old: state}, change.Entry{Path: fmt.Sprintf("b/%d", i), New: state})
+	}
+	set.Sort()
+	start := time.Now()
+	files := Files(&set, sides{}, sides{})
+	if len(files) != 50000 || !files[0].Renamed() || filepath.Base(files[0].Old) != filepath.Base(files[0].New) {
+		t.Errorf("%d files, the first %+v", len(files), files[0])
+	}
+	if d := time.Since(start); d > 5*time.Second {
+		t.Errorf("it took %v", d)
+	}
+}
+
 func TestTooLarge(t *testing.T) {
 	side := sides{"f": strings.Repeat("x\n", maxText)}
 	f := File{Old: "f", New: "f", From: &change.State{Type: change.File, Mode: 0o644, Size: 3}, To: &change.State{Type: change.File, Mode: 0o644, Size: 4}}

@@ -43,13 +43,9 @@ func contents(r *Risk, e change.Entry, old, new change.Side, changed map[string]
 	hidden(r, before, text)
 }
 
+// anyChanged: one of these files of the directory has changed, whatever its case.
 func anyChanged(changed map[string]bool, dir string, names []string) bool {
-	for p := range changed {
-		if path.Dir(p) == dir && slices.Contains(names, strings.ToLower(path.Base(p))) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(names, func(n string) bool { return changed[path.Join(strings.ToLower(dir), n)] })
 }
 
 func read(side change.Side, path string) ([]byte, error) {

@@ -9,6 +9,7 @@ package risk
 import (
 	"path"
 	"strings"
+	"unicode"
 
 	"cofferdam/internal/glob"
 	"cofferdam/internal/plan"
@@ -108,7 +109,7 @@ func New(guards []plan.Guard, root string) (*Judge, error) {
 func (j *Judge) Of(set *change.Set, old, new change.Side) []Risk {
 	changed := make(map[string]bool, len(set.Entries))
 	for _, e := range set.Entries {
-		changed[e.Path] = true
+		changed[strings.ToLower(e.Path)] = true
 	}
 	out := make([]Risk, len(set.Entries))
 	for i, e := range set.Entries {
@@ -222,7 +223,7 @@ func fold(path string) string {
 			}
 			return r
 		}, n)
-		n = strings.ToLower(n)
+		n = letters(n)
 		if cut := strings.TrimRight(n, " ."); cut != "" {
 			n = cut
 		}
@@ -232,6 +233,49 @@ func fold(path string) string {
 		names[i] = n
 	}
 	return strings.Join(names, "/")
+}
+
+// letters is a name without case, as file systems see it that know Unicode: U+017F is
+// an s and U+212A a k, and some letters stand for two.
+func letters(name string) string {
+	ascii := true
+	for i := range len(name) {
+		ascii = ascii && name[i] < 0x80
+	}
+	if !ascii {
+		var b strings.Builder
+		for _, r := range name {
+			switch r {
+			case 0x00df, 0x1e9e:
+				b.WriteString("ss")
+			case 0xfb00:
+				b.WriteString("ff")
+			case 0xfb01:
+				b.WriteString("fi")
+			case 0xfb02:
+				b.WriteString("fl")
+			case 0xfb03:
+				b.WriteString("ffi")
+			case 0xfb04:
+				b.WriteString("ffl")
+			case 0xfb05, 0xfb06:
+				b.WriteString("st")
+			default:
+				b.WriteRune(least(r))
+			}
+		}
+		name = b.String()
+	}
+	return strings.ToLower(name)
+}
+
+// least is the first of the characters that differ in case alone.
+func least(r rune) rune {
+	first := r
+	for o := unicode.SimpleFold(r); o != r; o = unicode.SimpleFold(o) {
+		first = min(first, o)
+	}
+	return first
 }
 
 // entry looks at what kind of thing it is.
@@ -249,7 +293,10 @@ func entry(r *Risk, e change.Entry) {
 		if leaves(e.Path, e.New.Link) {
 			r.add(Protected, "a symlink that leaves the project: who writes to it, writes elsewhere")
 		}
+	case change.Directory:
+		open(r, e)
 	case change.File:
+		open(r, e)
 		if e.New.Mode&0o6000 != 0 {
 			r.SetID = true
 			r.add(Protected, "it runs as its owner or group, whoever starts it (set-ID)")
@@ -257,6 +304,13 @@ func entry(r *Risk, e change.Entry) {
 		if e.New.Mode&0o111 != 0 && (e.Old == nil || e.Old.Type != change.File || e.Old.Mode&0o111 == 0) {
 			r.add(Flagged, "it can be executed, and could not before")
 		}
+	}
+}
+
+// open looks at who may write.
+func open(r *Risk, e change.Entry) {
+	if e.New.Mode&0o002 != 0 && (e.Old == nil || e.Old.Mode&0o002 == 0) {
+		r.add(Flagged, "every user of this machine could write to it")
 	}
 }
 
