@@ -325,7 +325,7 @@ func stepsOf(ch *Changes, choices []Choice, out *Applied) ([]apply.Step, error) 
 
 func stepOf(ch *Changes, e change.Entry, c Choice) (s apply.Step, err error) {
 	s = apply.Step{Path: e.Path, Content: ch.New}
-	if s.Expect, err = fill(e.Old, ch.Old, e.Path); err != nil {
+	if s.Expect, err = withSum(e.Old, ch.Old, e.Path); err != nil {
 		return s, err
 	}
 	if c.Content != nil && e.New != nil {
@@ -335,7 +335,7 @@ func stepOf(ch *Changes, e change.Entry, c Choice) (s apply.Step, err error) {
 		s.Want, s.Content = &t, text(c.Content)
 		return s, nil
 	}
-	s.Want, err = fill(e.New, ch.New, e.Path)
+	s.Want, err = withSum(e.New, ch.New, e.Path)
 	return s, err
 }
 

@@ -278,8 +278,8 @@ func leftStates(folder string) (map[string]*change.State, error) {
 	return all, nil
 }
 
-// fill reads what nobody has read yet: the engine wants to know what it replaces.
-func fill(s *change.State, side change.Side, path string) (*change.State, error) {
+// withSum reads what nobody has read yet: the engine wants to know what it replaces.
+func withSum(s *change.State, side change.Side, path string) (*change.State, error) {
 	if s == nil || s.Type != change.File || s.Sum != "" {
 		return s, nil
 	}
