@@ -98,7 +98,7 @@ func TestCredentialsPage(t *testing.T) {
 			}
 		}
 	}
-	if len(rows) != 3 {
+	if len(rows) != 4 {
 		t.Errorf("%d rows", len(rows))
 	}
 }
