@@ -12,7 +12,7 @@ import (
 
 // A full copy is the project, and its changes are what was done in it.
 func TestFull(t *testing.T) {
-	for seed := range 20 {
+	for seed := range 8 {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			base := t.TempDir()
