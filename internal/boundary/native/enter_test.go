@@ -336,7 +336,7 @@ func TestEntryIsEnough(t *testing.T) {
 		Rules: []plan.RuleStatus{{ID: 1, Text: "x"}}, Guards: []plan.Guard{{Pattern: "x"}}, Gaps: []plan.Gap{{Missing: "x"}},
 		Network: plan.Network{Mode: "gateway", Rules: []plan.NetRule{{Name: "x"}}},
 	}
-	for _, kind := range []plan.MountKind{plan.Bind, plan.Tmpfs, plan.Mask, plan.Proc, plan.Dev, plan.Dir, plan.Symlink, plan.File, plan.Pin, plan.Home} {
+	for _, kind := range []plan.MountKind{plan.Bind, plan.Copy, plan.Tmpfs, plan.Mask, plan.Proc, plan.Dev, plan.Dir, plan.Symlink, plan.File, plan.Pin, plan.Home} {
 		for i, write := range []bool{false, true} {
 			p.Mounts = append(p.Mounts, plan.Mount{Kind: kind, Target: fmt.Sprintf("/%s%d", kind, i), Write: write, Content: "x"})
 		}
